@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+// attention_report: what a call did, for those who ask.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "version.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+/// Of one query head.
+struct head_report {
+    /// alpha: the approximate softmax mass of the attended tokens, in [0, 1]; 1 when dense.
+    float covered = 0.0f;
+    /// ln of the sum of exp(scale * q . k) over the tokens attended exactly. Partial
+    /// results over disjoint tokens merge with it.
+    float log_sum_exp = 0.0f;
+};
+
+/// Bytes of keys, values and value sums that each step read, all heads together.
+struct step_bytes {
+    std::size_t scan = 0;      ///< approximate scores: r channels of the d_h-major keys
+    std::size_t selected = 0;  ///< rows of K and V attended exactly
+    std::size_t tail = 0;      ///< sums of the values, or the values where no sums are kept
+};
+
+/// Filled by a call that is given one; a refused call leaves it as it was. The vectors
+/// keep their memory, so a report that has seen the shape once costs no allocation.
+struct attention_report {
+    std::size_t bytes_read = 0;  ///< the sum of `bytes`
+    step_bytes bytes;
+    std::vector<head_report> heads;  ///< [heads_q]
+    bool dense = false;              ///< all tokens were attended (k >= S)
+
+    bool keep_tokens = false;           ///< set by the caller: fill `tokens`
+    std::size_t tokens_per_head = 0;    ///< min(k, S)
+    std::vector<std::uint32_t> tokens;  ///< [heads_kv, tokens_per_head], ascending
+};
+
+SPARQ_NAMESPACE_END

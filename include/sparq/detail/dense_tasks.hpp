@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+// dense_tasks: exact attention over all tokens of a history, in chunks.
+#pragma once
+
+#include <cstddef>
+
+#include "../steps/attend_selected.hpp"
+#include "attention_request.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class Arch, class T, class Label>
+class dense_tasks {
+   public:
+    explicit dense_tasks(const attention_request<T, Label>& request)
+        : request_(request),
+          chunks_((request.view.seq_len() + chunk_tokens - 1) / chunk_tokens),
+          partial_floats_(steps::partial_floats<Arch>(request.group, request.view.value_dim())) {
+        scratch_layout layout;
+        queries_ = layout.take<float>(
+            checked_product("q", request.group, simd::padded<Arch>(request.view.head_dim())));
+        partials_ = layout.take<float>(checked_product("scratch", chunks_, partial_floats_));
+        scratch_bytes_ = layout.bytes();
+    }
+
+    [[nodiscard]] std::size_t heads() const noexcept { return request_.view.heads_kv(); }
+    [[nodiscard]] std::size_t chunks() const noexcept { return chunks_; }
+    [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
+
+    void begin_report() const {
+        const std::size_t tokens = request_.view.seq_len();
+        detail::begin_report(request_, {0, row_bytes(request_.view, tokens), 0}, tokens, true);
+    }
+
+    void prepare(std::size_t g, std::byte* scratch) const noexcept {
+        steps::scale_queries<Arch>(request_.queries(g), request_.scale, queries(scratch));
+    }
+
+    void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
+        const std::size_t begin = c * chunk_tokens;
+        const std::size_t count = std::min(chunk_tokens, request_.view.seq_len() - begin);
+        const steps::partial_attention result = partial(scratch, c);
+        result.clear();
+        steps::attend_tokens<Arch>(
+            request_.view, g,
+            {queries(scratch), request_.group, simd::padded<Arch>(request_.view.head_dim())}, count,
+            [begin](std::size_t j) { return begin + j; }, result);
+    }
+
+    void finish(std::size_t g, std::byte* scratch) const noexcept {
+        const steps::partial_attention all = partial(scratch, 0);
+        for (std::size_t c = 1; c < chunks_; ++c) steps::merge_attention(all, partial(scratch, c));
+        for (std::size_t h = 0; h < request_.group; ++h) {
+            steps::finish_attention(all, h, request_.view.value_dim(), request_.out_row(g, h));
+            request_.report_head(g, h, 1.0f, kernels::log_sum_exp(all.state[h]));
+        }
+        if (request_.report != nullptr && request_.report->keep_tokens) {
+            std::uint32_t* tokens =
+                request_.report->tokens.data() + g * request_.view.seq_len();
+            std::iota(tokens, tokens + request_.view.seq_len(), std::uint32_t{0});
+        }
+    }
+
+   private:
+    [[nodiscard]] float* queries(std::byte* scratch) const noexcept {
+        return reinterpret_cast<float*>(scratch + queries_);
+    }
+    [[nodiscard]] steps::partial_attention partial(std::byte* scratch,
+                                                   std::size_t c) const noexcept {
+        return steps::place_partial<Arch>(
+            reinterpret_cast<float*>(scratch + partials_) + c * partial_floats_, request_.group,
+            request_.view.value_dim());
+    }
+
+    attention_request<T, Label> request_;
+    std::size_t chunks_, partial_floats_;
+    std::size_t queries_ = 0, partials_ = 0, scratch_bytes_ = 0;
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+// What xsimd 8.1 lacks, by intrinsics: fused multiply-add on AVX-512, two-byte types,
+// cross-lane sums, comparison masks, 8 x 8 transposes. Overloads on the register type.
+//
+// All of it is always inlined: no symbol of it is left to be shared between
+// translation units that are compiled with different flags.
+#pragma once
+
+#include <cstdint>
+
+#include "../config.hpp"
+#include "../scalar_types.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define SPARQ_HAS_X86 1
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define SPARQ_HAS_NEON 1
+#endif
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail::native {
+
+/// Targets that leave these to others have no further overload.
+void narrow() = delete;
+void exponential() = delete;
+void maximum() = delete;
+
+#if defined(SPARQ_HAS_X86)
+
+using word_block = __m128i;   // 8 two-byte elements
+using float_block = __m128;  // 4 floats
+
+SPARQ_ALWAYS_INLINE word_block load_words(const void* p) noexcept {
+    return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+SPARQ_ALWAYS_INLINE void store_words(void* p, word_block x) noexcept {
+    _mm_storeu_si128(static_cast<__m128i*>(p), x);
+}
+SPARQ_ALWAYS_INLINE word_block zip_lower(word_block a, word_block b) noexcept {
+    return _mm_unpacklo_epi16(a, b);
+}
+SPARQ_ALWAYS_INLINE word_block zip_upper(word_block a, word_block b) noexcept {
+    return _mm_unpackhi_epi16(a, b);
+}
+SPARQ_ALWAYS_INLINE float_block load_floats(const float* p) noexcept { return _mm_loadu_ps(p); }
+SPARQ_ALWAYS_INLINE void store_floats(float* p, float_block x) noexcept { _mm_storeu_ps(p, x); }
+SPARQ_ALWAYS_INLINE float_block zip_lower(float_block a, float_block b) noexcept {
+    return _mm_unpacklo_ps(a, b);
+}
+SPARQ_ALWAYS_INLINE float_block zip_upper(float_block a, float_block b) noexcept {
+    return _mm_unpackhi_ps(a, b);
+}
+
+// --- 128 bits: the x86-64 baseline -------------------------------------------------
+
+SPARQ_ALWAYS_INLINE __m128 multiply_add(__m128 a, __m128 b, __m128 c) noexcept {
+#if defined(__FMA__)
+    return _mm_fmadd_ps(a, b, c);
+#else
+    return _mm_add_ps(_mm_mul_ps(a, b), c);
+#endif
+}
+SPARQ_ALWAYS_INLINE unsigned mask_at_least(__m128 a, __m128 b) noexcept {
+    return static_cast<unsigned>(_mm_movemask_ps(_mm_cmpge_ps(a, b)));
+}
+
+/// Four halves in the lower 64 bits, by integer arithmetic; right with denormals off.
+SPARQ_ALWAYS_INLINE __m128 widen_half_words(__m128i words) noexcept {
+    const __m128i wide = _mm_unpacklo_epi16(words, _mm_setzero_si128());
+    const __m128i sign = _mm_slli_epi32(_mm_and_si128(wide, _mm_set1_epi32(0x8000)), 16);
+    const __m128i magnitude = _mm_slli_epi32(_mm_and_si128(wide, _mm_set1_epi32(0x7fff)), 13);
+    const __m128i rebias = _mm_set1_epi32(112 << 23);
+    const __m128i special = _mm_cmpgt_epi32(magnitude, _mm_set1_epi32((31 << 23) - 1));
+    const __m128i subnormal = _mm_cmplt_epi32(magnitude, _mm_set1_epi32(1 << 23));
+    __m128i normal = _mm_add_epi32(magnitude, rebias);
+    normal = _mm_add_epi32(normal, _mm_and_si128(special, rebias));
+    // A subnormal gets the exponent of 2^-14 and loses the implicit one again.
+    const __m128i one = _mm_set1_epi32(113 << 23);
+    const __m128 small = _mm_sub_ps(_mm_castsi128_ps(_mm_add_epi32(magnitude, one)),
+                                    _mm_castsi128_ps(one));
+    const __m128i chosen = _mm_or_si128(_mm_and_si128(subnormal, _mm_castps_si128(small)),
+                                        _mm_andnot_si128(subnormal, normal));
+    return _mm_castsi128_ps(_mm_or_si128(chosen, sign));
+}
+SPARQ_ALWAYS_INLINE __m128 widen(const half* p, __m128) noexcept {
+    const __m128i words = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+#if defined(__F16C__)
+    return _mm_cvtph_ps(words);
+#else
+    return widen_half_words(words);
+#endif
+}
+SPARQ_ALWAYS_INLINE __m128 widen(const bfloat16* p, __m128) noexcept {
+    const __m128i words = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), words));
+}
+
+/// The sums of four registers' lanes, each (x0 + x2) + (x1 + x3).
+SPARQ_ALWAYS_INLINE __m128 sum_each(__m128 a, __m128 b, __m128 c, __m128 d) noexcept {
+    const __m128 ab_low = _mm_unpacklo_ps(a, b), ab_high = _mm_unpackhi_ps(a, b);
+    const __m128 cd_low = _mm_unpacklo_ps(c, d), cd_high = _mm_unpackhi_ps(c, d);
+    const __m128 ab = _mm_add_ps(ab_low, ab_high);  // a0+a2 b0+b2 a1+a3 b1+b3
+    const __m128 cd = _mm_add_ps(cd_low, cd_high);
+    return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+}
+
+#if defined(__AVX__)
+// --- 256 bits ----------------------------------------------------------------------
+
+SPARQ_ALWAYS_INLINE __m256 multiply_add(__m256 a, __m256 b, __m256 c) noexcept {
+#if defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return _mm256_add_ps(_mm256_mul_ps(a, b), c);
+#endif
+}
+SPARQ_ALWAYS_INLINE unsigned mask_at_least(__m256 a, __m256 b) noexcept {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
+template <class T>
+SPARQ_ALWAYS_INLINE __m256 widen(const T* p, __m256) noexcept {
+    const __m128 low = widen(p, __m128{}), high = widen(p + 4, __m128{});
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+}
+#if defined(__F16C__)
+SPARQ_ALWAYS_INLINE __m256 widen(const half* p, __m256) noexcept {
+    return _mm256_cvtph_ps(load_words(p));
+}
+SPARQ_ALWAYS_INLINE void narrow(half* p, __m256 x) noexcept {
+    store_words(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#endif
+#if defined(__AVX2__)
+SPARQ_ALWAYS_INLINE __m256 widen(const bfloat16* p, __m256) noexcept {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_words(p)), 16));
+}
+#endif
+SPARQ_ALWAYS_INLINE __m128 fold(__m256 x) noexcept {
+    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+SPARQ_ALWAYS_INLINE __m128 sum_each(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
+    return sum_each(fold(a), fold(b), fold(c), fold(d));
+}
+#endif  // __AVX__
+
+#if defined(__AVX512F__)
+// --- 512 bits. The maskz forms spare g++ 12 false warnings about _mm512_undefined. --
+
+inline constexpr std::uint16_t all_lanes = 0xffff;
+
+SPARQ_ALWAYS_INLINE __m512 multiply_add(__m512 a, __m512 b, __m512 c) noexcept {
+    return _mm512_fmadd_ps(a, b, c);
+}
+SPARQ_ALWAYS_INLINE unsigned mask_at_least(__m512 a, __m512 b) noexcept {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+}
+SPARQ_ALWAYS_INLINE __m512 maximum(__m512 a, __m512 b) noexcept {
+    return _mm512_maskz_max_ps(all_lanes, a, b);
+}
+/// e^x for x <= 0 within 1.1 ulp: x = n ln2 + f, a polynomial of degree 7 in f, 2^n.
+/// xsimd 8.1 has no fused multiply-add here, and its form costs a quarter more.
+SPARQ_ALWAYS_INLINE __m512 exponential(__m512 x) noexcept {
+    const __m512 clamped = maximum(_mm512_set1_ps(-106.0f), x);  // keeps a NaN
+    const __m512 n = _mm512_maskz_roundscale_ps(
+        all_lanes, _mm512_mul_ps(clamped, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), clamped);
+    f = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), f);
+    __m512 p = _mm512_set1_ps(1.0f / 5040.0f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 720.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 120.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 24.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 6.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(all_lanes, p, n);
+}
+SPARQ_ALWAYS_INLINE __m512 widen(const half* p, __m512) noexcept {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_maskz_cvtph_ps(all_lanes, words);
+}
+SPARQ_ALWAYS_INLINE void narrow(half* p, __m512 x) noexcept {
+    const __m256i words = _mm512_maskz_cvtps_ph(all_lanes, x, _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+}
+SPARQ_ALWAYS_INLINE __m512 widen(const bfloat16* p, __m512) noexcept {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_lanes, words);
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, wide, 16));
+}
+SPARQ_ALWAYS_INLINE __m128 fold(__m512 x) noexcept {
+    const __m512d pairs = _mm512_castps_pd(x);
+    const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, pairs, 0));
+    const __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, pairs, 1));
+    return fold(_mm256_add_ps(low, high));
+}
+SPARQ_ALWAYS_INLINE __m128 sum_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
+    return sum_each(fold(a), fold(b), fold(c), fold(d));
+}
+#endif  // __AVX512F__
+
+#elif defined(SPARQ_HAS_NEON)
+
+using word_block = uint16x8_t;
+using float_block = float32x4_t;
+
+SPARQ_ALWAYS_INLINE word_block load_words(const void* p) noexcept {
+    return vld1q_u16(static_cast<const std::uint16_t*>(p));
+}
+SPARQ_ALWAYS_INLINE void store_words(void* p, word_block x) noexcept {
+    vst1q_u16(static_cast<std::uint16_t*>(p), x);
+}
+SPARQ_ALWAYS_INLINE word_block zip_lower(word_block a, word_block b) noexcept {
+    return vzip1q_u16(a, b);
+}
+SPARQ_ALWAYS_INLINE word_block zip_upper(word_block a, word_block b) noexcept {
+    return vzip2q_u16(a, b);
+}
+SPARQ_ALWAYS_INLINE float_block load_floats(const float* p) noexcept { return vld1q_f32(p); }
+SPARQ_ALWAYS_INLINE void store_floats(float* p, float_block x) noexcept { vst1q_f32(p, x); }
+SPARQ_ALWAYS_INLINE float_block zip_lower(float_block a, float_block b) noexcept {
+    return vzip1q_f32(a, b);
+}
+SPARQ_ALWAYS_INLINE float_block zip_upper(float_block a, float_block b) noexcept {
+    return vzip2q_f32(a, b);
+}
+SPARQ_ALWAYS_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b,
+                                             float32x4_t c) noexcept {
+    return vfmaq_f32(c, a, b);
+}
+SPARQ_ALWAYS_INLINE unsigned mask_at_least(float32x4_t a, float32x4_t b) noexcept {
+    constexpr std::uint32_t bits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), vld1q_u32(bits)));
+}
+SPARQ_ALWAYS_INLINE float32x4_t widen(const half* p, float32x4_t) noexcept {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p))));
+}
+SPARQ_ALWAYS_INLINE void narrow(half* p, float32x4_t x) noexcept {
+    vst1_u16(reinterpret_cast<std::uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x)));
+}
+SPARQ_ALWAYS_INLINE float32x4_t widen(const bfloat16* p, float32x4_t) noexcept {
+    const uint16x4_t words = vld1_u16(reinterpret_cast<const std::uint16_t*>(p));
+    return vreinterpretq_f32_u32(vshll_n_u16(words, 16));
+}
+SPARQ_ALWAYS_INLINE float32x4_t sum_each(float32x4_t a, float32x4_t b, float32x4_t c,
+                                         float32x4_t d) noexcept {
+    return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+}
+
+#endif
+
+}  // namespace detail::native
+SPARQ_NAMESPACE_END

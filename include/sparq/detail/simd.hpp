@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+// The vector operations that kernels are written in: f32<Arch> and functions on it.
+//
+// With an xsimd architecture f32<Arch> is xsimd::batch<float, Arch>, what xsimd 8.1
+// lacks comes from native.hpp; with arch::plain it is an array of four floats.
+// Partial loads fill up with zeros, so a tail runs through the same instructions as a
+// whole vector and its lanes have the same bits.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+
+#include "../config.hpp"
+#include "../scalar_types.hpp"
+#include "arch.hpp"
+#include "native.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail::simd {
+
+/// Four floats without vector instructions of ours.
+struct plain_batch {
+    static constexpr std::size_t size = 4;
+    std::array<float, size> lane;
+
+    friend plain_batch operator+(plain_batch a, const plain_batch& b) noexcept {
+        for (std::size_t i = 0; i < size; ++i) a.lane[i] += b.lane[i];
+        return a;
+    }
+    friend plain_batch operator-(plain_batch a, const plain_batch& b) noexcept {
+        for (std::size_t i = 0; i < size; ++i) a.lane[i] -= b.lane[i];
+        return a;
+    }
+    friend plain_batch operator*(plain_batch a, const plain_batch& b) noexcept {
+        for (std::size_t i = 0; i < size; ++i) a.lane[i] *= b.lane[i];
+        return a;
+    }
+};
+
+template <class T>
+concept two_byte = std::same_as<T, half> || std::same_as<T, bfloat16>;
+
+template <class Arch>
+struct batch_of {
+    using type = xsimd::batch<float, Arch>;
+};
+template <>
+struct batch_of<arch::plain> {
+    using type = plain_batch;
+};
+
+template <class Arch>
+using f32 = typename batch_of<Arch>::type;
+
+template <class Arch>
+inline constexpr std::size_t lanes = f32<Arch>::size;
+
+template <class Arch>
+inline constexpr bool is_plain = std::same_as<Arch, arch::plain>;
+
+/// n rounded up to whole vectors.
+template <class Arch>
+constexpr std::size_t padded(std::size_t n) noexcept {
+    return (n + lanes<Arch> - 1) / lanes<Arch> * lanes<Arch>;
+}
+
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> splat(float x) noexcept {
+    if constexpr (is_plain<Arch>)
+        return {{x, x, x, x}};
+    else
+        return f32<Arch>(x);
+}
+
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> load(const float* p) noexcept {
+    if constexpr (is_plain<Arch>)
+        return {{p[0], p[1], p[2], p[3]}};
+    else
+        return f32<Arch>::load_unaligned(p);
+}
+
+/// Lanes of a two-byte type, widened (exact).
+template <class Arch, two_byte T>
+SPARQ_ALWAYS_INLINE f32<Arch> load(const T* p) noexcept {
+    if constexpr (is_plain<Arch>)
+        return {{float(p[0]), float(p[1]), float(p[2]), float(p[3])}};
+    else
+        return f32<Arch>(native::widen(p, typename f32<Arch>::register_type{}));
+}
+
+/// The first n < lanes elements, zeros behind them; reads nothing else.
+template <class Arch, class T>
+SPARQ_ALWAYS_INLINE f32<Arch> load_partial(const T* p, std::size_t n) noexcept {
+    T copy[lanes<Arch>];
+    std::memset(static_cast<void*>(copy), 0, sizeof(copy));
+    std::memcpy(static_cast<void*>(copy), p, n * sizeof(T));
+    return load<Arch>(static_cast<const T*>(copy));
+}
+
+template <class Arch>
+SPARQ_ALWAYS_INLINE void store(float* p, const f32<Arch>& x) noexcept {
+    if constexpr (is_plain<Arch>)
+        std::memcpy(p, x.lane.data(), sizeof(x.lane));
+    else
+        x.store_unaligned(p);
+}
+
+/// Rounds to nearest even into a two-byte type.
+template <class Arch, two_byte T>
+SPARQ_ALWAYS_INLINE void store(T* p, const f32<Arch>& x) noexcept {
+    if constexpr (!is_plain<Arch>) {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg r) { native::narrow(p, r); }) {
+            native::narrow(p, static_cast<reg>(x));
+            return;
+        }
+    }
+    float wide[lanes<Arch>];
+    simd::store<Arch>(static_cast<float*>(wide), x);
+    for (std::size_t i = 0; i < lanes<Arch>; ++i) p[i] = T(wide[i]);
+}
+
+template <class Arch, class T>
+SPARQ_ALWAYS_INLINE void store_partial(T* p, const f32<Arch>& x, std::size_t n) noexcept {
+    T copy[lanes<Arch>];
+    simd::store<Arch>(static_cast<T*>(copy), x);
+    std::memcpy(static_cast<void*>(p), copy, n * sizeof(T));
+}
+
+/// a * b + c: one rounding where the target has a fused instruction, two elsewhere.
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> multiply_add(const f32<Arch>& a, const f32<Arch>& b,
+                                           const f32<Arch>& c) noexcept {
+    if constexpr (is_plain<Arch>) {
+        return a * b + c;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        return f32<Arch>(native::multiply_add(static_cast<reg>(a), static_cast<reg>(b),
+                                              static_cast<reg>(c)));
+    }
+}
+
+/// The greater of each lane. A NaN may be lost: callers look for it elsewhere.
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> maximum(const f32<Arch>& a, const f32<Arch>& b) noexcept {
+    if constexpr (is_plain<Arch>) {
+        f32<Arch> result = a;
+        for (std::size_t i = 0; i < lanes<Arch>; ++i)
+            result.lane[i] = a.lane[i] < b.lane[i] ? b.lane[i] : a.lane[i];
+        return result;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg r) { native::maximum(r, r); })
+            return f32<Arch>(native::maximum(static_cast<reg>(a), static_cast<reg>(b)));
+        else
+            return xsimd::max(a, b);
+    }
+}
+
+/// e^x to 2 ulp for x <= 0; exactly 0 below -87.7 (xsimd) or -106 (AVX-512, plain).
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> exponential(const f32<Arch>& x) noexcept {
+    if constexpr (is_plain<Arch>) {
+        f32<Arch> result = x;
+        for (float& lane : result.lane) lane = std::exp(lane);
+        return result;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg r) { native::exponential(r); })
+            return f32<Arch>(native::exponential(static_cast<reg>(x)));
+        else
+            return xsimd::exp(x);
+    }
+}
+
+/// Bit i: lane i of a is at least lane i of b. False where either is NaN.
+template <class Arch>
+SPARQ_ALWAYS_INLINE unsigned mask_at_least(const f32<Arch>& a, const f32<Arch>& b) noexcept {
+    if constexpr (is_plain<Arch>) {
+        unsigned mask = 0;
+        for (std::size_t i = 0; i < lanes<Arch>; ++i) mask |= unsigned(a.lane[i] >= b.lane[i]) << i;
+        return mask;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        return native::mask_at_least(static_cast<reg>(a), static_cast<reg>(b));
+    }
+}
+
+/// out[i] = the sum of the lanes of x[i], i < 4; the upper half of the lanes is added
+/// to the lower one until four are left, then (x0 + x2) + (x1 + x3); NEON (x0 + x1) +
+/// (x2 + x3).
+template <class Arch>
+SPARQ_ALWAYS_INLINE void sum_lanes_of_four(const std::array<f32<Arch>, 4>& x,
+                                           float* out) noexcept {
+    if constexpr (is_plain<Arch>) {
+        for (std::size_t i = 0; i < 4; ++i)
+            out[i] = (x[i].lane[0] + x[i].lane[2]) + (x[i].lane[1] + x[i].lane[3]);
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        native::store_floats(out, native::sum_each(static_cast<reg>(x[0]), static_cast<reg>(x[1]),
+                                                   static_cast<reg>(x[2]), static_cast<reg>(x[3])));
+    }
+}
+
+template <class Arch>
+SPARQ_ALWAYS_INLINE float sum_lanes(const f32<Arch>& x) noexcept {
+    float sums[4];
+    sum_lanes_of_four<Arch>({x, x, x, x}, sums);
+    return sums[0];
+}
+
+template <class Arch>
+SPARQ_ALWAYS_INLINE float greatest_lane(const f32<Arch>& x) noexcept {
+    float lane[lanes<Arch>];
+    simd::store<Arch>(static_cast<float*>(lane), x);
+    float greatest = lane[0];
+    for (std::size_t i = 1; i < lanes<Arch>; ++i) greatest = lane[i] > greatest ? lane[i] : greatest;
+    return greatest;
+}
+
+/// Asks for the line at p; harmless for any address.
+SPARQ_ALWAYS_INLINE void prefetch(const void* p) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+
+}  // namespace detail::simd
+SPARQ_NAMESPACE_END

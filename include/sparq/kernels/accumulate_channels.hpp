@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+// Approximate logits from channel rows of the d_h-major keys.
+//
+//   logits[h][t] = (first ? 0 : logits[h][t]) + sum over i of weights[h][i] * channels[i][t]
+//
+// Traffic: reads `count` rows of n elements once; the logits stay in L1 between calls.
+// Numerics: float, one accumulator a token, channels in the order given, one fused
+// multiply-add each; no order depends on the tiles.
+// |error| <= r * eps * sum |weights[h][i] * channels[i][t]| over all r channels.
+#pragma once
+
+#include <cstddef>
+
+#include "../config.hpp"
+#include "dot_rows.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace kernels {
+
+namespace detail {
+
+template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
+void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
+                             const Label* const* channels, std::size_t n, bool first,
+                             float* logits, std::size_t logits_stride) noexcept {
+    using vec = simd::f32<Arch>;
+    const Label* channel[Channels];
+    vec weight[Heads][Channels];
+    for (std::size_t i = 0; i < Channels; ++i) channel[i] = channels[i];
+    for (std::size_t h = 0; h < Heads; ++h)
+        for (std::size_t i = 0; i < Channels; ++i)
+            weight[h][i] = simd::splat<Arch>(weights[h * weights_stride + i]);
+    const auto add = [&](vec (&sum)[Heads], std::size_t i, const vec& key) {
+        for (std::size_t h = 0; h < Heads; ++h)
+            sum[h] = simd::multiply_add<Arch>(weight[h][i], key, sum[h]);
+    };
+
+    std::size_t t = 0;
+    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) {
+        vec sum[Heads];
+        for (std::size_t h = 0; h < Heads; ++h)
+            sum[h] = first ? simd::splat<Arch>(0.0f)
+                           : simd::load<Arch>(logits + h * logits_stride + t);
+        for (std::size_t i = 0; i < Channels; ++i) add(sum, i, simd::load<Arch>(channel[i] + t));
+        for (std::size_t h = 0; h < Heads; ++h)
+            simd::store<Arch>(logits + h * logits_stride + t, sum[h]);
+    }
+    if (const std::size_t rest = n - t; rest != 0) {
+        vec sum[Heads];
+        for (std::size_t h = 0; h < Heads; ++h)
+            sum[h] = first ? simd::splat<Arch>(0.0f)
+                           : simd::load_partial<Arch>(logits + h * logits_stride + t, rest);
+        for (std::size_t i = 0; i < Channels; ++i)
+            add(sum, i, simd::load_partial<Arch>(channel[i] + t, rest));
+        for (std::size_t h = 0; h < Heads; ++h)
+            simd::store_partial<Arch>(logits + h * logits_stride + t, sum[h], rest);
+    }
+}
+
+}  // namespace detail
+
+/// @param weights   [group, count], weights_stride >= count
+/// @param channels  [count] pointers to n tokens of one channel, count <= channels_at_once
+/// @param first     the logits hold nothing yet
+/// @param logits    [group, n], logits_stride >= n; overlaps nothing
+template <class Arch, class Label>
+void accumulate_channels(const float* weights, std::size_t group, std::size_t weights_stride,
+                         const Label* const* channels, std::size_t count, std::size_t n,
+                         bool first, float* logits, std::size_t logits_stride) noexcept {
+    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t head) {
+        const float* w = weights + head * weights_stride;
+        float* out = logits + head * logits_stride;
+        std::size_t i = 0;
+        const auto take = [&](auto channel_count) {
+            for (; i + channel_count() <= count; i += channel_count())
+                detail::accumulate_channel_tile<Arch, heads(), channel_count()>(
+                    w + i, weights_stride, channels + i, n, first && i == 0, out, logits_stride);
+        };
+        take(std::integral_constant<std::size_t, 8>{});
+        take(std::integral_constant<std::size_t, 4>{});
+        take(std::integral_constant<std::size_t, 1>{});
+    });
+}
+
+}  // namespace kernels
+SPARQ_NAMESPACE_END

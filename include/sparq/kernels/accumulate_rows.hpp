@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// Weighted sums of rows of V, for the query heads of a group.
+//
+//   sums[h][c] = rescale[h] * sums[h][c] + sum over j of weights[h][j] * rows[j][c]
+//
+// Traffic: each row comes from memory once; further heads and columns find it in L1.
+// Numerics: float, rows in ascending j, one fused multiply-add each; the order does
+// not depend on the tiles. |error| <= (n + 1) * eps * sum |weights[h][j] * rows[j][c]|.
+#pragma once
+
+#include <cstddef>
+
+#include "dot_rows.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace kernels {
+
+namespace detail {
+
+/// `Heads` x `Columns` vectors stay in registers over all rows. `partial` columns of
+/// the only vector when it is not 0.
+template <class Arch, std::size_t Heads, std::size_t Columns, class T>
+void accumulate_columns(const float* weights, std::size_t weights_stride, const float* rescale,
+                        const T* const* rows, std::size_t n, std::size_t column,
+                        std::size_t partial, float* sums, std::size_t sums_stride) noexcept {
+    using vec = simd::f32<Arch>;
+    constexpr std::size_t width = simd::lanes<Arch>;
+    vec sum[Heads][Columns];
+    for (std::size_t h = 0; h < Heads; ++h)
+        for (std::size_t i = 0; i < Columns; ++i)
+            sum[h][i] = simd::load<Arch>(sums + h * sums_stride + column + i * width) *
+                        simd::splat<Arch>(rescale[h]);
+
+    for (std::size_t j = 0; j < n; ++j) {
+        const T* row = rows[j] + column;
+        vec value[Columns];
+        if (Columns == 1 && partial != 0)
+            value[0] = simd::load_partial<Arch>(row, partial);
+        else
+            for (std::size_t i = 0; i < Columns; ++i) value[i] = simd::load<Arch>(row + i * width);
+        for (std::size_t h = 0; h < Heads; ++h) {
+            const vec weight = simd::splat<Arch>(weights[h * weights_stride + j]);
+            for (std::size_t i = 0; i < Columns; ++i)
+                sum[h][i] = simd::multiply_add<Arch>(weight, value[i], sum[h][i]);
+        }
+    }
+
+    for (std::size_t h = 0; h < Heads; ++h)
+        for (std::size_t i = 0; i < Columns; ++i)
+            simd::store<Arch>(sums + h * sums_stride + column + i * width, sum[h][i]);
+}
+
+}  // namespace detail
+
+/// @param weights  [group, n], weights_stride >= n
+/// @param rescale  [group]
+/// @param rows     [n] pointers to rows [width]; not a byte outside them is read
+/// @param sums     [group, width], sums_stride a multiple of the lanes; read and
+///                 written up to the stride; overlaps nothing
+template <class Arch, class T>
+void accumulate_rows(const float* weights, std::size_t group, std::size_t weights_stride,
+                     const float* rescale, const T* const* rows, std::size_t n, std::size_t width,
+                     float* sums, std::size_t sums_stride) noexcept {
+    constexpr std::size_t lanes = sparq::detail::simd::lanes<Arch>;
+    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
+        // Eight accumulators hide the latency of a fused multiply-add; 16 registers hold no more.
+        constexpr std::size_t columns = (lanes == 16 ? 16 : 8) / heads();
+        constexpr std::size_t wide = columns > 8 ? 8 : columns;
+        const float* w = weights + first * weights_stride;
+        float* s = sums + first * sums_stride;
+        std::size_t c = 0;
+        for (; c + wide * lanes <= width; c += wide * lanes)
+            detail::accumulate_columns<Arch, heads(), wide>(w, weights_stride, rescale + first,
+                                                            rows, n, c, 0, s, sums_stride);
+        for (; c < width; c += lanes) {
+            const std::size_t partial = c + lanes <= width ? 0 : width - c;
+            detail::accumulate_columns<Arch, heads(), 1>(w, weights_stride, rescale + first, rows,
+                                                         n, c, partial, s, sums_stride);
+        }
+    });
+}
+
+}  // namespace kernels
+SPARQ_NAMESPACE_END

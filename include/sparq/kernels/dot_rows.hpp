@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+// Dot products of the query heads of a group with rows of K.
+//
+//   logits[h][j] = sum over c of queries[h][c] * rows[j][c]
+//
+// Traffic: each row is read once for up to four query heads. Numerics: float; lane i
+// of the accumulator sums the columns c = i (mod lanes) in ascending order with fused
+// multiply-add (where the target has it), then sum_lanes_of_four. The order does not
+// depend on how many rows or heads are computed together, so neither do the bits.
+// |error| <= (width / lanes + log2(lanes)) * eps * sum |queries[h][c] * rows[j][c]|.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <type_traits>
+
+#include "../detail/simd.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace kernels {
+
+namespace detail {
+
+namespace simd = sparq::detail::simd;
+
+/// Query heads computed together: heads x 4 accumulators stay in registers.
+template <class Arch>
+inline constexpr std::size_t heads_at_once = simd::lanes<Arch> == 8 ? 2 : 4;
+
+/// `Heads` x 4 dot products, sums[h][j].
+template <class Arch, std::size_t Heads, class T>
+SPARQ_ALWAYS_INLINE void dot_four_rows(const float* queries, std::size_t query_stride,
+                                       const std::array<const T*, 4>& row, std::size_t width,
+                                       float (&sums)[Heads][4]) noexcept {
+    using vec = simd::f32<Arch>;
+    std::array<vec, 4> sum[Heads];
+    for (auto& of_head : sum) of_head.fill(simd::splat<Arch>(0.0f));
+    const auto add_columns = [&](std::size_t c, const std::array<vec, 4>& key) {
+        for (std::size_t h = 0; h < Heads; ++h) {
+            const vec q = simd::load<Arch>(queries + h * query_stride + c);
+            for (std::size_t j = 0; j < 4; ++j)
+                sum[h][j] = simd::multiply_add<Arch>(q, key[j], sum[h][j]);
+        }
+    };
+
+    std::size_t c = 0;
+    for (; c + simd::lanes<Arch> <= width; c += simd::lanes<Arch>)
+        add_columns(c, {simd::load<Arch>(row[0] + c), simd::load<Arch>(row[1] + c),
+                        simd::load<Arch>(row[2] + c), simd::load<Arch>(row[3] + c)});
+    if (const std::size_t n = width - c; n != 0)
+        add_columns(c, {simd::load_partial<Arch>(row[0] + c, n),
+                        simd::load_partial<Arch>(row[1] + c, n),
+                        simd::load_partial<Arch>(row[2] + c, n),
+                        simd::load_partial<Arch>(row[3] + c, n)});
+
+    for (std::size_t h = 0; h < Heads; ++h) simd::sum_lanes_of_four<Arch>(sum[h], sums[h]);
+}
+
+template <class Arch, std::size_t Heads, class T>
+void dot_rows_of_heads(const float* queries, std::size_t query_stride, const T* const* rows,
+                       std::size_t n, std::size_t width, float* logits,
+                       std::size_t logits_stride) noexcept {
+    for (std::size_t j = 0; j < n; j += 4) {
+        const std::size_t count = n - j < 4 ? n - j : 4;
+        std::array<const T*, 4> row;  // the last row again where fewer than four are left
+        for (std::size_t i = 0; i < 4; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
+        float sums[Heads][4];
+        dot_four_rows<Arch, Heads>(queries, query_stride, row, width, sums);
+        for (std::size_t h = 0; h < Heads; ++h)
+            for (std::size_t i = 0; i < count; ++i) logits[h * logits_stride + j + i] = sums[h][i];
+    }
+}
+
+/// Calls body(std::integral_constant<Heads>, first) for tiles of at most heads_at_once
+/// heads that cover `group` heads.
+template <class Arch, class Body>
+SPARQ_ALWAYS_INLINE void for_head_tiles(std::size_t group, const Body& body) noexcept {
+    std::size_t h = 0;
+    if constexpr (heads_at_once<Arch> == 4)
+        for (; h + 4 <= group; h += 4) body(std::integral_constant<std::size_t, 4>{}, h);
+    for (; h + 2 <= group; h += 2) body(std::integral_constant<std::size_t, 2>{}, h);
+    if (h < group) body(std::integral_constant<std::size_t, 1>{}, h);
+}
+
+}  // namespace detail
+
+/// @param queries  [group, width], query_stride a multiple of the lanes, zeros behind width
+/// @param rows     [n] pointers to rows [width]; not a byte outside them is read
+/// @param logits   [group, n], logits_stride >= n; overlaps nothing
+template <class Arch, class T>
+void dot_rows(const float* queries, std::size_t group, std::size_t query_stride,
+              const T* const* rows, std::size_t n, std::size_t width, float* logits,
+              std::size_t logits_stride) noexcept {
+    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
+        detail::dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows,
+                                                 n, width, logits + first * logits_stride,
+                                                 logits_stride);
+    });
+}
+
+}  // namespace kernels
+SPARQ_NAMESPACE_END

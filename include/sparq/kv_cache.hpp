@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT
+// kv_cache: the key/value history of one layer and sequence, in both layouts.
+//
+// Segments of 256, 256, 512, .. 4096, 4096, .. tokens hold for each KV head K and V
+// token by token, and K once more channel by channel (what the scan of SparQ reads).
+// Growing copies nothing; an append touches a row of K and V a head, and every
+// strip_tokens tokens transposes one strip a head. The heads take turns in that, so no
+// append does it for all of them. Tokens not yet transposed are scanned from their rows.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "config.hpp"
+#include "detail/arch.hpp"
+#include "detail/check.hpp"
+#include "detail/segment_slab.hpp"
+#include "kernels/convert.hpp"
+#include "kernels/transpose.hpp"
+#include "kv_view.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+/// Memory: per token and KV head (d_h + value_dim) * sizeof(T) + d_h * sizeof(Label),
+/// and a few percent. Results depend on the tokens only: any way of cutting the
+/// appends, and a truncate with the same tokens appended again, give the same bits.
+///
+/// One thread at a time may change a cache; any number may read it meanwhile unchanged.
+///
+/// @tparam T      element type of keys and values: float, half or bfloat16
+/// @tparam Label  element type of the d_h-major copy of the keys
+template <cache_element T, cache_element Label = T>
+class kv_cache {
+   public:
+    /// @throws std::invalid_argument for a zero or overflowing size
+    kv_cache(std::size_t heads_kv, std::size_t head_dim)
+        : kv_cache(heads_kv, head_dim, head_dim) {}
+
+    /// @param value_dim  width of V, narrower or wider than K
+    kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
+        : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim) {
+        detail::require_at_least_one("heads_kv", heads_kv);
+        detail::require_at_least_one("head_dim", head_dim);
+        detail::require_at_least_one("value_dim", value_dim);
+        constexpr std::size_t row_bytes = 64 * largest_segment_tokens;
+        detail::checked_product("heads_kv * head_dim", row_bytes,
+                                detail::checked_product("heads_kv * head_dim", heads_kv, head_dim));
+        value_sums_.resize(detail::checked_product("heads_kv * value_dim", heads_kv, value_dim));
+        detail::checked_product("heads_kv * value_dim", row_bytes, value_sums_.size());
+    }
+
+    kv_cache(kv_cache&&) noexcept = default;
+    kv_cache& operator=(kv_cache&&) noexcept = default;
+
+    [[nodiscard]] std::size_t heads_kv() const noexcept { return heads_kv_; }
+    [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
+    [[nodiscard]] std::size_t value_dim() const noexcept { return value_dim_; }
+    /// Tokens held.
+    [[nodiscard]] std::size_t seq_len() const noexcept { return seq_len_; }
+    /// Tokens for which there is memory.
+    [[nodiscard]] std::size_t capacity() const noexcept {
+        return slabs_.empty() ? 0 : slabs_.back().end_token();
+    }
+
+    /// Appends n >= 1 tokens, the newest last.
+    ///
+    /// @param keys    [n, heads_kv, d_h], rounded to T (nearest, ties to even)
+    /// @param values  [n, heads_kv, value_dim]
+    /// @throws std::invalid_argument for sizes that are not n >= 1 whole tokens, the same
+    ///         n in both; std::bad_alloc. Either leaves the cache as it was.
+    template <class Arch = default_arch>
+    void append(std::span<const float> keys, std::span<const float> values) {
+        append_rows<Arch>(keys, values);
+    }
+    template <class Arch = default_arch>
+        requires(!std::same_as<T, float>)
+    void append(std::span<const T> keys, std::span<const T> values) {
+        append_rows<Arch>(keys, values);
+    }
+
+    /// Drops the newest tokens until n are left.
+    /// @throws std::invalid_argument when n exceeds seq_len()
+    template <class Arch = default_arch>
+    void truncate(std::size_t n) {
+        if (n > seq_len_)
+            detail::refuse("n", n, "at most seq_len() = " + std::to_string(seq_len_));
+        restore_sums<Arch>(n);
+        seq_len_ = n;
+        set_lengths(n);
+    }
+
+    /// Drops all tokens and keeps the memory.
+    void clear() noexcept {
+        std::fill(value_sums_.begin(), value_sums_.end(), 0.0);
+        seq_len_ = 0;
+        set_lengths(0);
+    }
+
+    /// Makes room for n tokens in all, so that appends up to there allocate nothing.
+    /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was
+    void reserve(std::size_t n) {
+        if (n > std::numeric_limits<std::uint32_t>::max())
+            detail::refuse("number of tokens", n, "less than 2^32");
+        std::vector<slab> added;
+        for (std::size_t end = capacity(); end < n; end = added.back().end_token())
+            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end));
+        if (added.empty()) return;
+        slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
+        segments_.reserve(slabs_.capacity() * heads_kv_);
+        for (slab& part : added) {
+            for (std::size_t g = 0; g < heads_kv_; ++g) segments_.push_back(part.segment(g));
+            slabs_.push_back(std::move(part));
+        }
+    }
+
+    /// What attention reads. Good until the cache is next changed.
+    [[nodiscard]] kv_view<T, Label> view() const noexcept {
+        const std::span<const kv_segment<T, Label>> all(segments_);
+        return kv_view<T, Label>(typename kv_view<T, Label>::unchecked{}, heads_kv_, head_dim_,
+                                 value_dim_, all.first(segments_used() * heads_kv_), value_sums_,
+                                 seq_len_);
+    }
+
+   private:
+    using slab = detail::segment_slab<T, Label>;
+
+    /// 256, 256, 512, 1024, .. tokens: segments start at 0 and at powers of two, until
+    /// they have reached their largest size.
+    static constexpr std::size_t segment_length(std::size_t first_token) noexcept {
+        return std::clamp(first_token, first_segment_tokens, largest_segment_tokens);
+    }
+    [[nodiscard]] std::size_t segments_used() const noexcept {
+        std::size_t used = 0;
+        while (used < slabs_.size() && slabs_[used].first_token() < seq_len_) ++used;
+        return used;
+    }
+    [[nodiscard]] slab& slab_of(std::size_t token) noexcept {
+        std::size_t s = slabs_.size();
+        while (slabs_[s - 1].first_token() > token) --s;
+        return slabs_[s - 1];
+    }
+    /// Tokens of head g that stand in the d_h-major copy when n tokens are there. The
+    /// heads lag behind by different amounts, so that their strips fall due in turn.
+    [[nodiscard]] std::size_t labelled_tokens(std::size_t g, std::size_t n) const noexcept {
+        const std::size_t lag = g * strip_tokens / heads_kv_;
+        return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
+    }
+
+    template <class Arch, class From>
+    void append_rows(std::span<const From> keys, std::span<const From> values) {
+        const std::size_t key_width = heads_kv_ * head_dim_, value_width = heads_kv_ * value_dim_;
+        const std::size_t n = keys.size() / key_width;
+        if (n == 0 || keys.size() % key_width != 0)
+            detail::refuse("keys", "of size " + std::to_string(keys.size()),
+                           "a multiple of heads_kv * head_dim = " + std::to_string(key_width) +
+                               ", not 0");
+        if (values.size() % value_width != 0 || values.size() / value_width != n)
+            detail::refuse("values", "of size " + std::to_string(values.size()),
+                           std::to_string(n) + " tokens (as keys) of heads_kv * value_dim = " +
+                               std::to_string(value_width));
+        if (n > std::numeric_limits<std::uint32_t>::max() - seq_len_)
+            detail::refuse("number of tokens", "2^32 or more", "less than 2^32");
+        reserve(seq_len_ + n);
+        for (std::size_t t = 0; t < n; ++t)
+            store_token<Arch>(seq_len_ + t, keys.data() + t * key_width,
+                              values.data() + t * value_width);
+        const std::size_t before = seq_len_;
+        seq_len_ += n;
+        for (std::size_t g = 0; g < heads_kv_; ++g) label_strips<Arch>(g, before);
+        set_lengths(before);
+    }
+
+    template <class Arch, class From>
+    void store_token(std::size_t token, const From* keys, const From* values) noexcept {
+        slab& part = slab_of(token);
+        const std::size_t t = token - part.first_token();
+        if (t % checkpoint_tokens == 0)
+            std::copy(value_sums_.begin(), value_sums_.end(), part.checkpoint(t));
+        for (std::size_t g = 0; g < heads_kv_; ++g) {
+            kernels::convert_row<Arch>(keys + g * head_dim_, head_dim_, part.key_row(g, t));
+            T* value_row = part.value_row(g, t);
+            kernels::convert_row<Arch>(values + g * value_dim_, value_dim_, value_row);
+            kernels::add_row<Arch>(value_row, value_dim_, value_sums_.data() + g * value_dim_);
+        }
+    }
+
+    /// Transposes the strips of head g that have fallen due since there were `before` tokens.
+    template <class Arch>
+    void label_strips(std::size_t g, std::size_t before) noexcept {
+        const std::size_t due = labelled_tokens(g, seq_len_);
+        for (std::size_t token = labelled_tokens(g, before); token < due; token += strip_tokens) {
+            slab& part = slab_of(token);
+            const std::size_t t = token - part.first_token();
+            kernels::transpose_rows<Arch>(part.key_row(g, t), head_dim_, strip_tokens, head_dim_,
+                                          part.channel(g, 0, t), part.channel_stride());
+        }
+    }
+
+    /// Brings the segment table up to date after a change of the tokens from `changed` on.
+    void set_lengths(std::size_t changed) noexcept {
+        for (std::size_t s = slabs_.size(); s-- != 0;) {
+            const std::size_t first = slabs_[s].first_token(), room = slabs_[s].tokens();
+            if (first + room + 2 * strip_tokens <= changed) break;
+            const auto within = [&](std::size_t n) { return n <= first ? 0 : std::min(n - first, room); };
+            for (std::size_t g = 0; g < heads_kv_; ++g) {
+                kv_segment<T, Label>& part = segments_[s * heads_kv_ + g];
+                part.tokens = within(seq_len_);
+                part.labelled = within(labelled_tokens(g, seq_len_));
+            }
+        }
+    }
+
+    /// The sums over the first n tokens: the last checkpoint and what followed, added
+    /// in the order of the appends.
+    template <class Arch>
+    void restore_sums(std::size_t n) noexcept {
+        if (n == seq_len_) return;
+        if (n == 0) return clear();
+        slab& part = slab_of(n - 1);
+        const std::size_t end = n - part.first_token();
+        std::size_t t = (end - 1) / checkpoint_tokens * checkpoint_tokens;
+        std::copy_n(part.checkpoint(t), value_sums_.size(), value_sums_.begin());
+        for (; t < end; ++t)
+            for (std::size_t g = 0; g < heads_kv_; ++g)
+                kernels::add_row<Arch>(part.value_row(g, t), value_dim_,
+                                       value_sums_.data() + g * value_dim_);
+    }
+
+    std::size_t heads_kv_, head_dim_, value_dim_;
+    std::size_t seq_len_ = 0;
+    std::vector<slab> slabs_;
+    std::vector<kv_segment<T, Label>> segments_;  ///< [slabs, heads_kv]
+    std::vector<double> value_sums_;              ///< [heads_kv, value_dim]
+};
+
+SPARQ_NAMESPACE_END

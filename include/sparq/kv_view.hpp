@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+// kv_view: what attention reads, in memory owned by anybody.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+
+#include "detail/check.hpp"
+#include "scalar_types.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+/// Consecutive tokens of one KV head. Strides in elements.
+template <cache_element T, cache_element Label = T>
+struct kv_segment {
+    const T* keys = nullptr;        ///< [tokens, d_h], a token a row
+    const T* values = nullptr;      ///< [tokens, value_dim], a token a row
+    const Label* keys_t = nullptr;  ///< [d_h, labelled], a channel a row; null when labelled = 0
+    std::size_t key_stride = 0, value_stride = 0, channel_stride = 0;
+    std::size_t tokens = 0;
+    /// The first `labelled` tokens stand in keys_t too; the others are scanned from
+    /// `keys`: the same scores, but their whole rows are read.
+    std::size_t labelled = 0;
+};
+
+template <cache_element T, cache_element Label>
+class kv_cache;
+
+/// The key/value history of one layer and sequence: for each KV head a list of
+/// segments, oldest token first. A view owns nothing: segments, sums and what they
+/// point to outlive it. Views are cheap to copy; reading one from several threads is safe.
+template <cache_element T, cache_element Label = T>
+class kv_view {
+   public:
+    using element = T;
+    using label = Label;
+
+    /// @param segments    [n_segments, heads_kv]: segment s of head g at s * heads_kv + g.
+    ///                    Segment s has the same number of tokens in every head.
+    /// @param value_sums  [heads_kv, value_dim], the sum of V over all tokens of the view;
+    ///                    empty: the mean value is computed from all of V in each call
+    /// @throws std::invalid_argument for zero dims, a ragged or empty table, more than
+    ///         2^32 - 1 tokens, null pointers, strides shorter than a row
+    kv_view(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
+            std::span<const kv_segment<T, Label>> segments, std::span<const double> value_sums = {})
+        : kv_view(unchecked{}, heads_kv, head_dim, value_dim, segments, value_sums) {
+        detail::require_at_least_one("heads_kv", heads_kv);
+        detail::require_at_least_one("head_dim", head_dim);
+        detail::require_at_least_one("value_dim", value_dim);
+        if (segments.empty() || segments.size() % heads_kv != 0)
+            detail::refuse("segments", "of size " + std::to_string(segments.size()),
+                           "a multiple of heads_kv = " + std::to_string(heads_kv) + ", not 0");
+        if (!value_sums.empty())
+            detail::require_size("value_sums", value_sums.size(),
+                                 detail::checked_product("value_dim", heads_kv, value_dim),
+                                 "heads_kv * value_dim, or empty");
+        for (std::size_t s = 0; s < segments_per_head(); ++s) check_segment(s);
+        seq_len_ = count_tokens();
+    }
+
+    [[nodiscard]] std::size_t heads_kv() const noexcept { return heads_kv_; }
+    [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
+    [[nodiscard]] std::size_t value_dim() const noexcept { return value_dim_; }
+    [[nodiscard]] std::size_t seq_len() const noexcept { return seq_len_; }
+    [[nodiscard]] std::size_t segments_per_head() const noexcept {
+        return segments_.size() / heads_kv_;
+    }
+    [[nodiscard]] const kv_segment<T, Label>& segment(std::size_t s, std::size_t g) const noexcept {
+        return segments_[s * heads_kv_ + g];
+    }
+    /// [value_dim] of KV head g, or nullptr when the view has no sums.
+    [[nodiscard]] const double* value_sum(std::size_t g) const noexcept {
+        return value_sums_.empty() ? nullptr : value_sums_.data() + g * value_dim_;
+    }
+
+   private:
+    friend class kv_cache<T, Label>;
+    struct unchecked {};
+
+    kv_view(unchecked, std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
+            std::span<const kv_segment<T, Label>> segments, std::span<const double> value_sums,
+            std::size_t seq_len = 0) noexcept
+        : heads_kv_(heads_kv),
+          head_dim_(head_dim),
+          value_dim_(value_dim),
+          seq_len_(seq_len),
+          segments_(segments),
+          value_sums_(value_sums) {}
+
+    void check_segment(std::size_t s) const {
+        for (std::size_t g = 0; g < heads_kv_; ++g) {
+            const auto& part = segment(s, g);
+            if (part.tokens == 0 || part.tokens != segment(s, 0).tokens)
+                detail::refuse("segment.tokens", part.tokens,
+                               "the same number, at least 1, in every KV head");
+            if (part.keys == nullptr || part.values == nullptr)
+                detail::refuse("segment.keys or values", "null", "a pointer to its rows");
+            if (part.labelled > part.tokens)
+                detail::refuse("segment.labelled", part.labelled,
+                               "at most its " + std::to_string(part.tokens) + " tokens");
+            if (part.labelled != 0 && (part.keys_t == nullptr || part.channel_stride < part.labelled))
+                detail::refuse("segment.channel_stride", part.channel_stride,
+                               "at least labelled, and keys_t not null");
+            if (part.tokens > 1 && (part.key_stride < head_dim_ || part.value_stride < value_dim_))
+                detail::refuse("segment.key_stride or value_stride",
+                               std::to_string(part.key_stride) + " or " +
+                                   std::to_string(part.value_stride),
+                               "at least head_dim and value_dim");
+        }
+    }
+
+    [[nodiscard]] std::size_t count_tokens() const {
+        constexpr std::size_t limit = std::numeric_limits<std::uint32_t>::max();
+        std::size_t total = 0;
+        for (std::size_t s = 0; s < segments_per_head(); ++s) {
+            const std::size_t tokens = segment(s, 0).tokens;
+            if (tokens > limit - total)
+                detail::refuse("seq_len", "over " + std::to_string(limit),
+                               "at most " + std::to_string(limit));
+            total += tokens;
+        }
+        return total;
+    }
+
+    std::size_t heads_kv_, head_dim_, value_dim_, seq_len_;
+    std::span<const kv_segment<T, Label>> segments_;
+    std::span<const double> value_sums_;
+};
+
+SPARQ_NAMESPACE_END

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+// sparq_params: what a caller chooses about SparQ attention.
+#pragma once
+
+#include <cstddef>
+
+#include "version.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+/// What stands for the tokens that are not attended (Algorithm 1, step 7).
+enum class tail_estimate {
+    automatic,   ///< mean_value for G = 1, none for G > 1: what the paper does for each
+    none,        ///< nothing: the attended tokens are renormalised to weight 1
+    mean_value,  ///< y = alpha * y + (1 - alpha) * mean of all values
+};
+
+/// How the query heads of a group agree on the tokens to attend.
+enum class group_ranking {
+    softmax_sum,  ///< by the sum of their approximate weights (paper, appendix B)
+    logit_sum,    ///< by the sum of their approximate logits (the authors' released code)
+};
+
+/// The parameters of one call. Cost in elements per KV head: S * r + 2 * k * d_h,
+/// where dense attention reads 2 * S * d_h. To read 1/c of the bytes take r = d_h / c
+/// and k = S / (2 c); the paper's quality figures have k >= 128 and local = k / 4.
+struct sparq_params {
+    /// Query components used to guess the weights, 1 .. d_h.
+    std::size_t r = 32;
+    /// Tokens attended exactly, at least 1. k >= S gives the dense result.
+    std::size_t k = 128;
+    /// How many of the k are the newest tokens, 0 .. k.
+    std::size_t local = 32;
+    tail_estimate tail = tail_estimate::automatic;
+    group_ranking ranking = group_ranking::softmax_sum;
+    /// Factor on q . k before the softmax; 0 stands for 1 / sqrt(d_h). Must be finite.
+    float scale = 0.0f;
+};
+
+SPARQ_NAMESPACE_END

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+// Step 2 of SparQ (Algorithm 1, lines 5 and 6): the tokens to attend, and their mass.
+//
+//   ranking = sum over the group of s-hat (or of its logits)
+//   i2      = the k best of the ranking, the `local` newest tokens forced in among them
+//   alpha   = sum of s-hat over i2, for each query head
+//
+// Traffic: logits that the scan left in a cache; nothing of K or V.
+// Ties go to the older token. A query head that read something not finite has no say.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+
+#include "../detail/arch.hpp"
+#include "../detail/check.hpp"
+#include "../kernels/softmax.hpp"
+#include "../kernels/top_k.hpp"
+#include "../params.hpp"
+#include "../workspace.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+namespace steps {
+
+/// The approximate logits of a group and what makes weights of them.
+struct approximate_weights {
+    const float* logits;  ///< [heads, stride], tokens of a head together
+    std::size_t heads, stride, tokens;
+    const float* log_sum_exp;  ///< [heads]
+
+    [[nodiscard]] const float* head(std::size_t h) const noexcept { return logits + h * stride; }
+    [[nodiscard]] bool is_finite(std::size_t h) const noexcept {
+        return std::isfinite(log_sum_exp[h]);
+    }
+};
+
+/// ranking[t] = ln of the sum over the group of s-hat[h][t]: the same order as the sum
+/// itself, also where every weight is too small for a float. Slow, seldom needed.
+inline void rank_by_log_weight(const approximate_weights& weights, float* ranking) noexcept {
+    for (std::size_t t = 0; t < weights.tokens; ++t) {
+        kernels::softmax_state sum;
+        for (std::size_t h = 0; h < weights.heads; ++h)
+            if (weights.is_finite(h))
+                kernels::merge_softmax(sum, {weights.head(h)[t] - weights.log_sum_exp[h], 1.0f});
+        ranking[t] = kernels::log_sum_exp(sum);
+    }
+}
+
+template <class Arch>
+void rank_by_weight(const approximate_weights& weights, float* ranking) noexcept {
+    bool first = true;
+    for (std::size_t h = 0; h < weights.heads; ++h) {
+        if (!weights.is_finite(h)) continue;
+        kernels::add_weights<Arch>(weights.head(h), weights.tokens, weights.log_sum_exp[h], first,
+                                   ranking);
+        first = false;
+    }
+    if (first) std::fill_n(ranking, weights.tokens, 0.0f);
+}
+
+inline void rank_by_logit(const approximate_weights& weights, float* ranking) noexcept {
+    std::fill_n(ranking, weights.tokens, 0.0f);
+    for (std::size_t h = 0; h < weights.heads; ++h)
+        for (std::size_t t = 0; weights.is_finite(h) && t < weights.tokens; ++t)
+            ranking[t] += weights.head(h)[t];
+}
+
+/// Under this a sum of weights may have lost terms to underflow (exp is 0 below e^-87.7).
+inline constexpr float least_reliable_weight = 1e-30f;
+
+/// The k tokens to attend, ascending: the `local` newest and the best of the others.
+///
+/// @param ranking  [tokens]
+/// @param scratch  [top_k_scratch_floats(tokens)]
+/// @param chosen   [tokens]: the k results first, the rest is scratch
+/// @return         the ranking that the chosen ones reach, those forced in aside
+template <class Arch>
+float select_tokens(const float* ranking, std::size_t tokens, std::size_t k, std::size_t local,
+                    float* scratch, std::uint32_t* chosen) noexcept {
+    const std::size_t older = tokens - local, free = k - local;
+    float reached = std::numeric_limits<float>::infinity();
+    if (free != 0) reached = kernels::top_k<Arch>(ranking, older, free, scratch, chosen);
+    for (std::size_t i = 0; i < local; ++i)
+        chosen[free + i] = static_cast<std::uint32_t>(older + i);
+    return reached;
+}
+
+/// Ranks and selects. A single query head's tokens are ranked by its logits themselves:
+/// the order of its weights, which no underflow can disturb.
+/// @param ranking  [tokens] scratch, not used when G = 1
+template <class Arch>
+void select_for_group(const approximate_weights& weights, group_ranking by, std::size_t k,
+                      std::size_t local, float* ranking, float* scratch,
+                      std::uint32_t* chosen) noexcept {
+    const auto select = [&](const float* order) {
+        return select_tokens<Arch>(order, weights.tokens, k, local, scratch, chosen);
+    };
+    if (weights.heads == 1) {
+        select(weights.logits);
+    } else if (by == group_ranking::logit_sum) {
+        rank_by_logit(weights, ranking);
+        select(ranking);
+    } else {
+        rank_by_weight<Arch>(weights, ranking);
+        if (select(ranking) >= least_reliable_weight) return;
+        rank_by_log_weight(weights, ranking);
+        select(ranking);
+    }
+}
+
+/// alpha of one query head, at most 1; NaN for a head that read something not finite.
+/// @param scratch  [count]
+template <class Arch>
+float covered_mass(const approximate_weights& weights, std::size_t h, const std::uint32_t* chosen,
+                   std::size_t count, float* scratch) noexcept {
+    for (std::size_t j = 0; j < count; ++j) scratch[j] = weights.head(h)[chosen[j]];
+    const float mass =
+        kernels::exponential_sum<Arch, false>(scratch, count, weights.log_sum_exp[h], nullptr);
+    return mass > 1.0f ? 1.0f : mass;
+}
+
+}  // namespace steps
+
+namespace detail {
+
+/// The weights of a group in caller's spans, or a refusal.
+inline steps::approximate_weights check_weights(std::span<const float> logits,
+                                                std::span<const float> log_sum_exp) {
+    require_at_least_one("G, the size of log_sum_exp,", log_sum_exp.size());
+    const std::size_t group = log_sum_exp.size(), tokens = logits.size() / group;
+    if (tokens == 0 || logits.size() % group != 0)
+        refuse("logits", "of size " + std::to_string(logits.size()),
+               "a multiple of G = " + std::to_string(group) + ", not 0");
+    return {logits.data(), group, tokens, tokens, log_sum_exp.data()};
+}
+
+inline void check_tokens(std::span<const std::uint32_t> tokens, std::size_t seq_len) {
+    if (tokens.empty()) refuse("tokens", "empty", "at least one token");
+    for (std::size_t j = 0; j < tokens.size(); ++j)
+        if (tokens[j] >= seq_len || (j != 0 && tokens[j] <= tokens[j - 1]))
+            refuse("tokens[" + std::to_string(j) + "]", tokens[j],
+                   "ascending and less than S = " + std::to_string(seq_len));
+}
+
+}  // namespace detail
+
+/// The order of the tokens for a group: the sum over its heads of the approximate
+/// weights, or of the approximate logits.
+///
+/// @param logits       [G, S] from approximate_scores
+/// @param log_sum_exp  [G]
+/// @param ranking      [S], overwritten
+/// @throws std::invalid_argument for sizes outside these
+template <class Arch = default_arch>
+void rank_tokens(std::span<const float> logits, std::span<const float> log_sum_exp,
+                 group_ranking by, std::span<float> ranking) {
+    const steps::approximate_weights weights = detail::check_weights(logits, log_sum_exp);
+    detail::require_size("ranking", ranking.size(), weights.tokens, "S");
+    if (by == group_ranking::logit_sum)
+        steps::rank_by_logit(weights, ranking.data());
+    else
+        steps::rank_by_weight<Arch>(weights, ranking.data());
+}
+
+/// Selects k tokens: the `local` newest, and the best-ranked of the others.
+///
+/// @param ranking  [S], any order of merit; a NaN ranks last
+/// @param local    0 .. k
+/// @param tokens   [k], overwritten, ascending; 1 <= k <= S
+/// @throws std::invalid_argument for sizes outside these; std::bad_alloc for scratch
+template <class Arch = default_arch>
+void select_tokens(std::span<const float> ranking, std::size_t local,
+                   std::span<std::uint32_t> tokens) {
+    const std::size_t n = ranking.size(), k = tokens.size();
+    if (k == 0 || k > n) detail::refuse("k", k, "1 .. S = " + std::to_string(n));
+    if (n > std::numeric_limits<std::uint32_t>::max())
+        detail::refuse("S", n, "less than 2^32");
+    if (local > k) detail::refuse("local", local, "0 .. k = " + std::to_string(k));
+    const std::size_t floats = kernels::top_k_scratch_floats(n);
+    workspace scratch;
+    auto* memory = reinterpret_cast<float*>(scratch.prepare((floats + n) * sizeof(float)));
+    auto* chosen = reinterpret_cast<std::uint32_t*>(memory + floats);
+    steps::select_tokens<Arch>(ranking.data(), n, k, local, memory, chosen);
+    std::copy_n(chosen, k, tokens.begin());
+}
+
+/// alpha of each query head of a group.
+///
+/// @param logits       [G, S] from approximate_scores
+/// @param log_sum_exp  [G]
+/// @param tokens       ascending, distinct, each < S
+/// @param covered      [G], overwritten; in [0, 1], NaN where the head is not finite
+/// @throws std::invalid_argument for sizes outside these; std::bad_alloc for scratch
+template <class Arch = default_arch>
+void covered_mass(std::span<const float> logits, std::span<const float> log_sum_exp,
+                  std::span<const std::uint32_t> tokens, std::span<float> covered) {
+    const steps::approximate_weights weights = detail::check_weights(logits, log_sum_exp);
+    detail::require_size("covered", covered.size(), weights.heads, "G");
+    detail::check_tokens(tokens, weights.tokens);
+    workspace scratch;
+    auto* memory = reinterpret_cast<float*>(scratch.prepare(tokens.size() * sizeof(float)));
+    for (std::size_t h = 0; h < weights.heads; ++h)
+        covered[h] =
+            steps::covered_mass<Arch>(weights, h, tokens.data(), tokens.size(), memory);
+}
+
+SPARQ_NAMESPACE_END

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+// workspace: scratch memory of calls, sized before the work and reused.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "config.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Uninitialised memory aligned to a page, so that untouched parts cost nothing.
+struct aligned_delete {
+    static constexpr std::size_t alignment = 4096;
+    void operator()(std::byte* memory) const noexcept {
+        ::operator delete(memory, std::align_val_t{alignment});
+    }
+};
+using aligned_bytes = std::unique_ptr<std::byte[], aligned_delete>;
+
+inline aligned_bytes allocate_aligned(std::size_t bytes) {
+    return aligned_bytes(static_cast<std::byte*>(
+        ::operator new(bytes, std::align_val_t{aligned_delete::alignment})));
+}
+
+}  // namespace detail
+
+/// Scratch memory for calls, grown when a shape needs more and never shrunk. Not
+/// shared between calls that run at the same time. Holds no result.
+class workspace {
+   public:
+    workspace() = default;
+    workspace(workspace&& other) noexcept
+        : memory_(std::move(other.memory_)), bytes_(std::exchange(other.bytes_, 0)) {}
+    workspace& operator=(workspace&& other) noexcept {
+        memory_ = std::move(other.memory_);
+        bytes_ = std::exchange(other.bytes_, 0);
+        return *this;
+    }
+
+    /// Bytes held now.
+    [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+
+    /// At least `bytes` of memory aligned to a page; earlier contents are lost.
+    /// std::bad_alloc leaves the workspace as it was.
+    std::byte* prepare(std::size_t bytes) {
+        if (bytes > bytes_) {
+            memory_ = detail::allocate_aligned(bytes);
+            bytes_ = bytes;
+        }
+        return memory_.get();
+    }
+
+   private:
+    detail::aligned_bytes memory_;
+    std::size_t bytes_ = 0;
+};
+
+SPARQ_NAMESPACE_END
