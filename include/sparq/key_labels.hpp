@@ -18,6 +18,7 @@
 #include "config.hpp"
 #include "detail/arch.hpp"
 #include "detail/check.hpp"
+#include "detail/segment_slab.hpp"
 #include "kernels/convert.hpp"
 #include "kernels/transpose.hpp"
 #include "strided_kv.hpp"
@@ -37,11 +38,8 @@ class key_labels {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
         detail::require_at_least_one("value_dim", value_dim);
-        constexpr std::size_t bytes = 64 * largest_segment_tokens;
-        detail::checked_product("heads_kv * head_dim", bytes,
-                                detail::checked_product("heads_kv * head_dim", heads_kv, head_dim));
-        detail::checked_product("heads_kv * value_dim", bytes,
-                                detail::checked_product("heads_kv * value_dim", heads_kv, value_dim));
+        detail::check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
+        detail::check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
     }
 
     /// Cells known.
@@ -127,9 +125,12 @@ class key_labels {
     static constexpr std::size_t sum_cells = 64;
 
     void check_engine(const strided_kv<T, Label>& engine) const {
-        if (engine.heads_kv != heads_kv_ || engine.head_dim != head_dim_ ||
-            engine.value_dim != value_dim_)
-            detail::refuse("engine", "of other dims", "heads_kv, head_dim, value_dim as here");
+        const auto same = [](const char* member, std::size_t value, std::size_t here) {
+            if (value != here) detail::refuse(member, value, std::to_string(here) + ", as here");
+        };
+        same("engine.heads_kv", engine.heads_kv, heads_kv_);
+        same("engine.head_dim", engine.head_dim, head_dim_);
+        same("engine.value_dim", engine.value_dim, value_dim_);
         if (engine.keys == nullptr || engine.values == nullptr)
             detail::refuse("engine.keys or values", "null", "a pointer to its rows");
     }

@@ -48,11 +48,9 @@ class kv_cache {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
         detail::require_at_least_one("value_dim", value_dim);
-        constexpr std::size_t row_bytes = 64 * largest_segment_tokens;
-        detail::checked_product("heads_kv * head_dim", row_bytes,
-                                detail::checked_product("heads_kv * head_dim", heads_kv, head_dim));
-        value_sums_.resize(detail::checked_product("heads_kv * value_dim", heads_kv, value_dim));
-        detail::checked_product("heads_kv * value_dim", row_bytes, value_sums_.size());
+        detail::check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
+        detail::check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
+        value_sums_.resize(heads_kv * value_dim);
     }
 
     kv_cache(kv_cache&&) noexcept = default;

@@ -93,6 +93,13 @@ inline void check_params(const sparq_params& params, std::size_t head_dim) {
     require_at_least_one("k", params.k);
     if (params.local > params.k)
         refuse("local", params.local, "0 .. k = " + std::to_string(params.k));
+    const auto enumerator = [](const char* argument, int value, int last) {
+        if (value < 0 || value > last)
+            refuse(argument, std::to_string(value), "one of its enumerators");
+    };
+    enumerator("tail", static_cast<int>(params.tail), static_cast<int>(tail_estimate::mean_value));
+    enumerator("ranking", static_cast<int>(params.ranking),
+               static_cast<int>(group_ranking::logit_sum));
 }
 
 /// Sizes a report before the work; tasks then fill in their heads.

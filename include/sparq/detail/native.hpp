@@ -190,14 +190,21 @@ SPARQ_ALWAYS_INLINE __m512 widen(const bfloat16* p, __m512) noexcept {
     const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_lanes, words);
     return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, wide, 16));
 }
-SPARQ_ALWAYS_INLINE __m128 fold(__m512 x) noexcept {
-    const __m512d pairs = _mm512_castps_pd(x);
-    const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, pairs, 0));
-    const __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, pairs, 1));
-    return fold(_mm256_add_ps(low, high));
-}
+/// The sums of four registers' lanes: halves, then quarters are added (two registers
+/// at a time), then (x0 + x2) + (x1 + x3) of each quarter.
 SPARQ_ALWAYS_INLINE __m128 sum_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
-    return sum_each(fold(a), fold(b), fold(c), fold(d));
+    const auto halves = [](__m512 x, __m512 y) {
+        return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0x44),
+                             _mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0xee));
+    };
+    const __m512 ab = halves(a, b), cd = halves(c, d);
+    __m512 sum = _mm512_add_ps(_mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0x88),
+                               _mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0xdd));
+    sum = _mm512_add_ps(sum, _mm512_maskz_permute_ps(all_lanes, sum, 0x4e));
+    sum = _mm512_add_ps(sum, _mm512_maskz_permute_ps(all_lanes, sum, 0xb1));
+    const __m512d first = _mm512_castps_pd(_mm512_maskz_compress_ps(0x1111, sum));
+    const __m256d low = _mm512_maskz_extractf64x4_pd(0xff, first, 0);
+    return _mm256_castps256_ps128(_mm256_castpd_ps(low));
 }
 #endif  // __AVX512F__
 

@@ -17,6 +17,12 @@
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
+/// Refuses rows of all heads so wide that a segment's size would overflow.
+inline void check_row_bytes(const char* argument, std::size_t heads_kv, std::size_t width) {
+    constexpr std::size_t bytes_per_element = 64 * largest_segment_tokens;
+    checked_product(argument, bytes_per_element, checked_product(argument, heads_kv, width));
+}
+
 template <class T, class Label>
 class segment_slab {
    public:

@@ -45,34 +45,40 @@ constexpr float from_ordered(std::int32_t key) noexcept {
     return std::bit_cast<float>(key < 0 ? 0x80000000u - bits : bits);
 }
 
+/// Calls body(i, mask) for each vector of scores; bit b: score i + b reaches the threshold.
+template <class Arch, class Body>
+SPARQ_ALWAYS_INLINE void for_masks_at_least(const float* x, std::size_t n, float threshold,
+                                            const Body& body) noexcept {
+    const auto limit = simd::splat<Arch>(threshold);
+    std::size_t i = 0;
+    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
+        body(i, simd::mask_at_least<Arch>(simd::load<Arch>(x + i), limit));
+    if (const std::size_t rest = n - i; rest != 0)
+        body(i, simd::mask_at_least<Arch>(simd::load_partial<Arch>(x + i, rest), limit) &
+                    ((1u << rest) - 1u));
+}
+
 template <class Arch>
 std::size_t count_at_least(const float* x, std::size_t n, float threshold) noexcept {
-    const auto limit = simd::splat<Arch>(threshold);
-    std::size_t count = 0, i = 0;
-    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
-        count += static_cast<std::size_t>(
-            std::popcount(simd::mask_at_least<Arch>(simd::load<Arch>(x + i), limit)));
-    for (; i < n; ++i) count += x[i] >= threshold ? 1u : 0u;
+    std::size_t count = 0;
+    for_masks_at_least<Arch>(x, n, threshold, [&](std::size_t, unsigned mask) {
+        count += static_cast<std::size_t>(std::popcount(mask));
+    });
     return count;
 }
 
-/// Appends the scores of x that reach the bound, with their indices counted from
-/// `first`; returns how many there are now.
+/// Collects the scores of x that reach the bound, with their indices; returns how many.
 template <class Arch>
-std::size_t collect_at_least(const float* x, std::size_t n, std::size_t first, float bound,
-                             float* scores, std::uint32_t* indices, std::size_t count) noexcept {
-    const auto take = [&](std::size_t i) {
-        scores[count] = x[i];
-        indices[count++] = static_cast<std::uint32_t>(first + i);
-    };
-    const auto limit = simd::splat<Arch>(bound);
-    std::size_t i = 0;
-    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
-        for (unsigned mask = simd::mask_at_least<Arch>(simd::load<Arch>(x + i), limit); mask != 0;
-             mask &= mask - 1)
-            take(i + static_cast<std::size_t>(std::countr_zero(mask)));
-    for (; i < n; ++i)
-        if (x[i] >= bound) take(i);
+std::size_t collect_at_least(const float* x, std::size_t n, float bound, float* scores,
+                             std::uint32_t* indices) noexcept {
+    std::size_t count = 0;
+    for_masks_at_least<Arch>(x, n, bound, [&](std::size_t i, unsigned mask) {
+        for (; mask != 0; mask &= mask - 1) {
+            const std::size_t at = i + static_cast<std::size_t>(std::countr_zero(mask));
+            scores[count] = x[at];
+            indices[count++] = static_cast<std::uint32_t>(at);
+        }
+    });
     return count;
 }
 
@@ -143,7 +149,7 @@ float top_k(const float* scores, std::size_t n, std::size_t k, float* scratch,
     float* candidates = scratch + n / detail::group_vectors;
     const float bound = find_lower_bound<Arch>(scores, n, k, scratch);
     const std::size_t found =
-        detail::collect_at_least<Arch>(scores, n, 0, bound, candidates, indices, 0);
+        detail::collect_at_least<Arch>(scores, n, bound, candidates, indices);
     if (found < k) {  // NaN among the scores: they fill up, the oldest first
         std::size_t count = 0, missing = k - found;
         for (std::size_t i = 0; i < n; ++i) {

@@ -40,18 +40,7 @@ struct approximate_weights {
     }
 };
 
-/// ranking[t] = ln of the sum over the group of s-hat[h][t]: the same order as the sum
-/// itself, also where every weight is too small for a float. Slow, seldom needed.
-inline void rank_by_log_weight(const approximate_weights& weights, float* ranking) noexcept {
-    for (std::size_t t = 0; t < weights.tokens; ++t) {
-        kernels::softmax_state sum;
-        for (std::size_t h = 0; h < weights.heads; ++h)
-            if (weights.is_finite(h))
-                kernels::merge_softmax(sum, {weights.head(h)[t] - weights.log_sum_exp[h], 1.0f});
-        ranking[t] = kernels::log_sum_exp(sum);
-    }
-}
-
+/// ranking[t] = the sum over the group of s-hat[h][t].
 template <class Arch>
 void rank_by_weight(const approximate_weights& weights, float* ranking) noexcept {
     bool first = true;
@@ -73,6 +62,19 @@ inline void rank_by_logit(const approximate_weights& weights, float* ranking) no
 
 /// Under this a sum of weights may have lost terms to underflow (exp is 0 below e^-87.7).
 inline constexpr float least_reliable_weight = 1e-30f;
+
+/// Gives the tokens under that their logarithm instead: less than any sum, and in the
+/// order that sums without underflow would have. Slow, seldom needed.
+inline void rank_small_weights(const approximate_weights& weights, float* ranking) noexcept {
+    for (std::size_t t = 0; t < weights.tokens; ++t) {
+        if (ranking[t] >= least_reliable_weight) continue;
+        kernels::softmax_state sum;
+        for (std::size_t h = 0; h < weights.heads; ++h)
+            if (weights.is_finite(h))
+                kernels::merge_softmax(sum, {weights.head(h)[t] - weights.log_sum_exp[h], 1.0f});
+        ranking[t] = kernels::log_sum_exp(sum);
+    }
+}
 
 /// The k tokens to attend, ascending: the `local` newest and the best of the others.
 ///
@@ -109,7 +111,7 @@ void select_for_group(const approximate_weights& weights, group_ranking by, std:
     } else {
         rank_by_weight<Arch>(weights, ranking);
         if (select(ranking) >= least_reliable_weight) return;
-        rank_by_log_weight(weights, ranking);
+        rank_small_weights(weights, ranking);
         select(ranking);
     }
 }
@@ -151,7 +153,8 @@ inline void check_tokens(std::span<const std::uint32_t> tokens, std::size_t seq_
 }  // namespace detail
 
 /// The order of the tokens for a group: the sum over its heads of the approximate
-/// weights, or of the approximate logits.
+/// weights, or of the approximate logits. A sum of weights under 1e-30 stands as its
+/// logarithm, which is negative: a greater value is a better rank throughout.
 ///
 /// @param logits       [G, S] from approximate_scores
 /// @param log_sum_exp  [G]
@@ -162,10 +165,12 @@ void rank_tokens(std::span<const float> logits, std::span<const float> log_sum_e
                  group_ranking by, std::span<float> ranking) {
     const steps::approximate_weights weights = detail::check_weights(logits, log_sum_exp);
     detail::require_size("ranking", ranking.size(), weights.tokens, "S");
-    if (by == group_ranking::logit_sum)
+    if (by == group_ranking::logit_sum) {
         steps::rank_by_logit(weights, ranking.data());
-    else
+    } else {
         steps::rank_by_weight<Arch>(weights, ranking.data());
+        steps::rank_small_weights(weights, ranking.data());
+    }
 }
 
 /// Selects k tokens: the `local` newest, and the best-ranked of the others.
