@@ -51,10 +51,9 @@ inline std::size_t check_stride(const char* argument, std::size_t stride, std::s
 /// How many query heads q holds, with or without the padding behind the last one.
 inline std::size_t check_heads(std::span<const float> q, std::size_t stride, std::size_t head_dim,
                                std::size_t heads_kv) {
-    const std::size_t heads = (q.size() + stride - head_dim) / stride;
-    const bool fits = q.size() >= head_dim && (q.size() % stride == 0 ||
-                                               q.size() == (heads - 1) * stride + head_dim);
-    if (!fits || heads % heads_kv != 0)
+    const std::size_t heads = q.size() < head_dim ? 0 : 1 + (q.size() - head_dim) / stride;
+    const bool fits = q.size() % stride == 0 || (q.size() - head_dim) % stride == 0;
+    if (heads == 0 || !fits || heads % heads_kv != 0)
         refuse("q", "of size " + std::to_string(q.size()),
                "heads_q * d_h with d_h = " + std::to_string(head_dim) +
                    " and heads_q a multiple of heads_kv = " + std::to_string(heads_kv));
@@ -108,11 +107,12 @@ void begin_report(const attention_request<T, Label>& request, const step_bytes& 
                   std::size_t tokens_per_head, bool dense) {
     attention_report* report = request.report;
     if (report == nullptr) return;
+    const std::size_t tokens =
+        report->keep_tokens ? tokens_per_head * request.view.heads_kv() : 0;
+    report->heads.reserve(request.heads_q());  // what may throw comes first
+    report->tokens.reserve(tokens);
     report->heads.resize(request.heads_q());
-    if (report->keep_tokens)
-        report->tokens.resize(tokens_per_head * request.view.heads_kv());
-    else
-        report->tokens.clear();
+    report->tokens.resize(tokens);
     report->tokens_per_head = tokens_per_head;
     report->bytes = bytes;
     report->bytes_read = bytes.scan + bytes.selected + bytes.tail;
