@@ -25,7 +25,6 @@ namespace detail::native {
 /// Targets that leave these to others have no further overload.
 void narrow() = delete;
 void exponential() = delete;
-void maximum() = delete;
 
 #if defined(SPARQ_HAS_X86)
 
@@ -97,13 +96,15 @@ SPARQ_ALWAYS_INLINE __m128 widen(const bfloat16* p, __m128) noexcept {
     return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), words));
 }
 
-/// The sums of four registers' lanes, each (x0 + x2) + (x1 + x3).
-SPARQ_ALWAYS_INLINE __m128 sum_each(__m128 a, __m128 b, __m128 c, __m128 d) noexcept {
-    const __m128 ab_low = _mm_unpacklo_ps(a, b), ab_high = _mm_unpackhi_ps(a, b);
-    const __m128 cd_low = _mm_unpacklo_ps(c, d), cd_high = _mm_unpackhi_ps(c, d);
-    const __m128 ab = _mm_add_ps(ab_low, ab_high);  // a0+a2 b0+b2 a1+a3 b1+b3
-    const __m128 cd = _mm_add_ps(cd_low, cd_high);
-    return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+SPARQ_ALWAYS_INLINE __m128 add(__m128 a, __m128 b) noexcept { return _mm_add_ps(a, b); }
+SPARQ_ALWAYS_INLINE __m128 maximum(__m128 a, __m128 b) noexcept { return _mm_max_ps(a, b); }
+
+/// Four registers' lanes, each reduced as op(op(x0, x2), op(x1, x3)).
+template <class Op>
+SPARQ_ALWAYS_INLINE __m128 reduce_each(__m128 a, __m128 b, __m128 c, __m128 d, Op op) noexcept {
+    const __m128 ab = op(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));  // a02 b02 a13 b13
+    const __m128 cd = op(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    return op(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
 }
 
 #if defined(__AVX__)
@@ -137,11 +138,15 @@ SPARQ_ALWAYS_INLINE __m256 widen(const bfloat16* p, __m256) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_words(p)), 16));
 }
 #endif
-SPARQ_ALWAYS_INLINE __m128 fold(__m256 x) noexcept {
-    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-}
-SPARQ_ALWAYS_INLINE __m128 sum_each(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
-    return sum_each(fold(a), fold(b), fold(c), fold(d));
+SPARQ_ALWAYS_INLINE __m256 maximum(__m256 a, __m256 b) noexcept { return _mm256_max_ps(a, b); }
+
+/// The upper half is taken with the lower one first.
+template <class Op>
+SPARQ_ALWAYS_INLINE __m128 reduce_each(__m256 a, __m256 b, __m256 c, __m256 d, Op op) noexcept {
+    const auto fold = [op](__m256 x) {
+        return op(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    };
+    return reduce_each(fold(a), fold(b), fold(c), fold(d), op);
 }
 #endif  // __AVX__
 
@@ -190,19 +195,22 @@ SPARQ_ALWAYS_INLINE __m512 widen(const bfloat16* p, __m512) noexcept {
     const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_lanes, words);
     return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, wide, 16));
 }
-/// The sums of four registers' lanes: halves, then quarters are added (two registers
-/// at a time), then (x0 + x2) + (x1 + x3) of each quarter.
-SPARQ_ALWAYS_INLINE __m128 sum_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
-    const auto halves = [](__m512 x, __m512 y) {
-        return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0x44),
-                             _mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0xee));
+SPARQ_ALWAYS_INLINE __m512 add(__m512 a, __m512 b) noexcept { return _mm512_add_ps(a, b); }
+
+/// Halves, then quarters are taken together (two registers at a time), then
+/// op(op(x0, x2), op(x1, x3)) of each quarter.
+template <class Op>
+SPARQ_ALWAYS_INLINE __m128 reduce_each(__m512 a, __m512 b, __m512 c, __m512 d, Op op) noexcept {
+    const auto halves = [op](__m512 x, __m512 y) {
+        return op(_mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0x44),
+                  _mm512_maskz_shuffle_f32x4(all_lanes, x, y, 0xee));
     };
     const __m512 ab = halves(a, b), cd = halves(c, d);
-    __m512 sum = _mm512_add_ps(_mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0x88),
-                               _mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0xdd));
-    sum = _mm512_add_ps(sum, _mm512_maskz_permute_ps(all_lanes, sum, 0x4e));
-    sum = _mm512_add_ps(sum, _mm512_maskz_permute_ps(all_lanes, sum, 0xb1));
-    const __m512d first = _mm512_castps_pd(_mm512_maskz_compress_ps(0x1111, sum));
+    __m512 all = op(_mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0x88),
+                    _mm512_maskz_shuffle_f32x4(all_lanes, ab, cd, 0xdd));
+    all = op(all, _mm512_maskz_permute_ps(all_lanes, all, 0x4e));
+    all = op(all, _mm512_maskz_permute_ps(all_lanes, all, 0xb1));
+    const __m512d first = _mm512_castps_pd(_mm512_maskz_compress_ps(0x1111, all));
     const __m256d low = _mm512_maskz_extractf64x4_pd(0xff, first, 0);
     return _mm256_castps256_ps128(_mm256_castpd_ps(low));
 }
@@ -251,9 +259,21 @@ SPARQ_ALWAYS_INLINE float32x4_t widen(const bfloat16* p, float32x4_t) noexcept {
     const uint16x4_t words = vld1_u16(reinterpret_cast<const std::uint16_t*>(p));
     return vreinterpretq_f32_u32(vshll_n_u16(words, 16));
 }
-SPARQ_ALWAYS_INLINE float32x4_t sum_each(float32x4_t a, float32x4_t b, float32x4_t c,
-                                         float32x4_t d) noexcept {
-    return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+SPARQ_ALWAYS_INLINE float32x4_t add(float32x4_t a, float32x4_t b) noexcept {
+    return vaddq_f32(a, b);
+}
+SPARQ_ALWAYS_INLINE float32x4_t maximum(float32x4_t a, float32x4_t b) noexcept {
+    return vmaxq_f32(a, b);
+}
+
+/// Four registers' lanes, each reduced as op(op(x0, x2), op(x1, x3)).
+template <class Op>
+SPARQ_ALWAYS_INLINE float32x4_t reduce_each(float32x4_t a, float32x4_t b, float32x4_t c,
+                                            float32x4_t d, Op op) noexcept {
+    const float32x4_t ab = op(vzip1q_f32(a, b), vzip2q_f32(a, b));  // a02 b02 a13 b13
+    const float32x4_t cd = op(vzip1q_f32(c, d), vzip2q_f32(c, d));
+    return op(vcombine_f32(vget_low_f32(ab), vget_low_f32(cd)),
+              vcombine_f32(vget_high_f32(ab), vget_high_f32(cd)));
 }
 
 #endif

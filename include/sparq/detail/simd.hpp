@@ -154,10 +154,7 @@ SPARQ_ALWAYS_INLINE f32<Arch> maximum(const f32<Arch>& a, const f32<Arch>& b) no
         return result;
     } else {
         using reg = typename f32<Arch>::register_type;
-        if constexpr (requires(reg r) { native::maximum(r, r); })
-            return f32<Arch>(native::maximum(static_cast<reg>(a), static_cast<reg>(b)));
-        else
-            return xsimd::max(a, b);
+        return f32<Arch>(native::maximum(static_cast<reg>(a), static_cast<reg>(b)));
     }
 }
 
@@ -190,20 +187,38 @@ SPARQ_ALWAYS_INLINE unsigned mask_at_least(const f32<Arch>& a, const f32<Arch>& 
     }
 }
 
-/// out[i] = the sum of the lanes of x[i], i < 4; the upper half of the lanes is added
-/// to the lower one until four are left, then (x0 + x2) + (x1 + x3); NEON (x0 + x1) +
-/// (x2 + x3).
+/// Reduces the lanes of four vectors: out[i] from x[i]. The upper half of the lanes goes
+/// with the lower one until four are left, then op(op(x0, x2), op(x1, x3)).
+template <class Arch, class PlainOp, class NativeOp>
+SPARQ_ALWAYS_INLINE void reduce_lanes(const std::array<f32<Arch>, 4>& x, float* out, PlainOp plain,
+                                      NativeOp op) noexcept {
+    if constexpr (is_plain<Arch>) {
+        for (std::size_t i = 0; i < 4; ++i)
+            out[i] = plain(plain(x[i].lane[0], x[i].lane[2]), plain(x[i].lane[1], x[i].lane[3]));
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        native::store_floats(
+            out, native::reduce_each(static_cast<reg>(x[0]), static_cast<reg>(x[1]),
+                                     static_cast<reg>(x[2]), static_cast<reg>(x[3]), op));
+    }
+}
+
+/// out[i] = the sum of the lanes of x[i].
 template <class Arch>
 SPARQ_ALWAYS_INLINE void sum_lanes_of_four(const std::array<f32<Arch>, 4>& x,
                                            float* out) noexcept {
-    if constexpr (is_plain<Arch>) {
-        for (std::size_t i = 0; i < 4; ++i)
-            out[i] = (x[i].lane[0] + x[i].lane[2]) + (x[i].lane[1] + x[i].lane[3]);
-    } else {
-        using reg = typename f32<Arch>::register_type;
-        native::store_floats(out, native::sum_each(static_cast<reg>(x[0]), static_cast<reg>(x[1]),
-                                                   static_cast<reg>(x[2]), static_cast<reg>(x[3])));
-    }
+    reduce_lanes<Arch>(
+        x, out, [](float a, float b) { return a + b; },
+        [](auto a, auto b) { return native::add(a, b); });
+}
+
+/// out[i] = the greatest lane of x[i]. A NaN may be lost.
+template <class Arch>
+SPARQ_ALWAYS_INLINE void greatest_lanes_of_four(const std::array<f32<Arch>, 4>& x,
+                                                float* out) noexcept {
+    reduce_lanes<Arch>(
+        x, out, [](float a, float b) { return a < b ? b : a; },
+        [](auto a, auto b) { return native::maximum(a, b); });
 }
 
 template <class Arch>
@@ -215,11 +230,9 @@ SPARQ_ALWAYS_INLINE float sum_lanes(const f32<Arch>& x) noexcept {
 
 template <class Arch>
 SPARQ_ALWAYS_INLINE float greatest_lane(const f32<Arch>& x) noexcept {
-    float lane[lanes<Arch>];
-    simd::store<Arch>(static_cast<float*>(lane), x);
-    float greatest = lane[0];
-    for (std::size_t i = 1; i < lanes<Arch>; ++i) greatest = lane[i] > greatest ? lane[i] : greatest;
-    return greatest;
+    float greatest[4];
+    greatest_lanes_of_four<Arch>({x, x, x, x}, greatest);
+    return greatest[0];
 }
 
 /// Asks for the line at p; harmless for any address.

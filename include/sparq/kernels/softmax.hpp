@@ -7,6 +7,7 @@
 // read is seen in the result.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -63,24 +64,24 @@ SPARQ_ALWAYS_INLINE simd::f32<Arch> load_padded(const float* x, std::size_t n) n
 
 }  // namespace detail
 
-/// The maximum of n >= 1 logits, a finite one at least. A NaN may be lost.
+namespace detail {
+
+/// Lane-wise maxima of n >= 1 logits.
 template <class Arch>
-float greatest_logit(const float* x, std::size_t n) noexcept {
-    namespace simd = sparq::detail::simd;
-    auto greatest = simd::splat<Arch>(detail::padding_logit);
+SPARQ_ALWAYS_INLINE simd::f32<Arch> maxima_of(const float* x, std::size_t n) noexcept {
+    auto greatest = simd::splat<Arch>(padding_logit);
     std::size_t i = 0;
     for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
         greatest = simd::maximum<Arch>(greatest, simd::load<Arch>(x + i));
-    if (i < n)
-        greatest = simd::maximum<Arch>(greatest, detail::load_padded<Arch>(x + i, n - i));
-    return simd::greatest_lane<Arch>(greatest);
+    if (i < n) greatest = simd::maximum<Arch>(greatest, load_padded<Arch>(x + i, n - i));
+    return greatest;
 }
 
-/// The sum of exp(x[i] - shift); with Write, weights[i] = exp(x[i] - shift) as well
-/// (weights may be x).
+/// Lane-wise sums of exp(x[i] - shift), NaN where a logit is not finite; with Write,
+/// weights[i] = exp(x[i] - shift) as well (weights may be x).
 template <class Arch, bool Write>
-float exponential_sum(const float* x, std::size_t n, float shift, float* weights) noexcept {
-    namespace simd = sparq::detail::simd;
+SPARQ_ALWAYS_INLINE simd::f32<Arch> sums_of_exponentials(const float* x, std::size_t n,
+                                                         float shift, float* weights) noexcept {
     const auto zero = simd::splat<Arch>(0.0f), offset = simd::splat<Arch>(shift);
     auto sum = zero, poison = zero;
     const auto add = [&](const simd::f32<Arch>& logit) {
@@ -95,17 +96,59 @@ float exponential_sum(const float* x, std::size_t n, float shift, float* weights
         if constexpr (Write) simd::store<Arch>(weights + i, weight);
     }
     if (i < n) {
-        const auto weight = add(detail::load_padded<Arch>(x + i, n - i));
+        const auto weight = add(load_padded<Arch>(x + i, n - i));
         if constexpr (Write) simd::store_partial<Arch>(weights + i, weight, n - i);
     }
-    return simd::sum_lanes<Arch>(sum) + simd::sum_lanes<Arch>(poison);
+    return sum + poison;
+}
+
+}  // namespace detail
+
+/// The sum of exp(x[i] - shift).
+template <class Arch>
+float exponential_sum(const float* x, std::size_t n, float shift) noexcept {
+    return sparq::detail::simd::sum_lanes<Arch>(
+        detail::sums_of_exponentials<Arch, false>(x, n, shift, nullptr));
 }
 
 /// The state of n >= 1 logits.
 template <class Arch>
 softmax_state softmax_of(const float* x, std::size_t n) noexcept {
-    const float maximum = greatest_logit<Arch>(x, n);
-    return {maximum, exponential_sum<Arch, false>(x, n, maximum, nullptr)};
+    const float maximum =
+        sparq::detail::simd::greatest_lane<Arch>(detail::maxima_of<Arch>(x, n));
+    return {maximum, exponential_sum<Arch>(x, n, maximum)};
+}
+
+/// Takes a block of n >= 1 logits for each head into its state, and makes weights of
+/// them: exp(logit - the state's new maximum). Four heads' lanes are reduced together.
+///
+/// @param logits   [heads, stride] logits, then weights
+/// @param rescale  [heads], what was weighted before must be multiplied with
+template <class Arch>
+void take_softmax_block(float* logits, std::size_t heads, std::size_t stride, std::size_t n,
+                        softmax_state* state, float* rescale) noexcept {
+    namespace simd = sparq::detail::simd;
+    for (std::size_t first = 0; first < heads; first += 4) {
+        const std::size_t count = heads - first < 4 ? heads - first : 4;
+        std::array<simd::f32<Arch>, 4> lanes;
+        lanes.fill(simd::splat<Arch>(detail::padding_logit));
+        float reduced[4];
+        for (std::size_t h = 0; h < count; ++h)
+            lanes[h] = detail::maxima_of<Arch>(logits + (first + h) * stride, n);
+        simd::greatest_lanes_of_four<Arch>(lanes, reduced);
+        softmax_state block[4];
+        for (std::size_t h = 0; h < count; ++h) {
+            const float before = state[first + h].maximum;
+            block[h].maximum = before < reduced[h] ? reduced[h] : before;
+            float* row = logits + (first + h) * stride;
+            lanes[h] = detail::sums_of_exponentials<Arch, true>(row, n, block[h].maximum, row);
+        }
+        simd::sum_lanes_of_four<Arch>(lanes, reduced);
+        for (std::size_t h = 0; h < count; ++h) {
+            block[h].sum = reduced[h];
+            rescale[first + h] = merge_softmax(state[first + h], block[h]).of_first;
+        }
+    }
 }
 
 /// out[t] (+)= exp(x[t] - shift): adds one head's weights to a group's ranking.

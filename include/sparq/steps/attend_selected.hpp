@@ -77,16 +77,8 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows, std::size_t
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
                                 head_dim, weights[0], attend_block_tokens);
-        for (std::size_t h = 0; h < heads; ++h) {
-            kernels::softmax_state block;
-            block.maximum = kernels::greatest_logit<Arch>(weights[h], rows.count);
-            kernels::softmax_state& state = result.state[first + h];
-            const float maximum = std::max(state.maximum, block.maximum);
-            block.sum = kernels::exponential_sum<Arch, true>(weights[h], rows.count, maximum,
-                                                             weights[h]);
-            block.maximum = maximum;
-            rescale[h] = kernels::merge_softmax(state, block).of_first;
-        }
+        kernels::take_softmax_block<Arch>(weights[0], heads, attend_block_tokens, rows.count,
+                                          result.state + first, rescale);
         kernels::accumulate_rows<Arch>(weights[0], heads, attend_block_tokens, rescale, rows.values,
                                        rows.count, value_dim, result.sums + first * result.stride,
                                        result.stride);

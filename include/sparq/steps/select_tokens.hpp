@@ -123,7 +123,7 @@ float covered_mass(const approximate_weights& weights, std::size_t h, const std:
                    std::size_t count, float* scratch) noexcept {
     for (std::size_t j = 0; j < count; ++j) scratch[j] = weights.head(h)[chosen[j]];
     const float mass =
-        kernels::exponential_sum<Arch, false>(scratch, count, weights.log_sum_exp[h], nullptr);
+        kernels::exponential_sum<Arch>(scratch, count, weights.log_sum_exp[h]);
     return mass > 1.0f ? 1.0f : mass;
 }
 
