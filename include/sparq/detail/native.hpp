@@ -22,9 +22,10 @@
 SPARQ_NAMESPACE_BEGIN
 namespace detail::native {
 
-/// Targets that leave these to others have no further overload.
-void narrow() = delete;
-void exponential() = delete;
+/// Targets that leave these to others have no overload but this one.
+struct nowhere {};
+void narrow(nowhere);
+void exponential(nowhere);
 
 #if defined(SPARQ_HAS_X86)
 

@@ -235,10 +235,11 @@ SPARQ_ALWAYS_INLINE float greatest_lane(const f32<Arch>& x) noexcept {
     return greatest[0];
 }
 
-/// Asks for the line at p; harmless for any address.
+/// Asks for the line at p to come into L2; harmless for any address. (Into L1 no more
+/// than its few fill buffers can be on their way at a time.)
 SPARQ_ALWAYS_INLINE void prefetch(const void* p) noexcept {
 #if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(p);
+    __builtin_prefetch(p, 0, 2);
 #else
     (void)p;
 #endif

@@ -22,7 +22,8 @@ namespace detail {
 template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
 void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                              const Label* const* channels, std::size_t n, bool first,
-                             float* logits, std::size_t logits_stride) noexcept {
+                             float* logits, std::size_t logits_stride,
+                             const Label* const* upcoming) noexcept {
     using vec = simd::f32<Arch>;
     const Label* channel[Channels];
     vec weight[Heads][Channels];
@@ -35,8 +36,7 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
             sum[h] = simd::multiply_add<Arch>(weight[h][i], key, sum[h]);
     };
 
-    std::size_t t = 0;
-    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) {
+    const auto whole_vector = [&](std::size_t t) {
         vec sum[Heads];
         for (std::size_t h = 0; h < Heads; ++h)
             sum[h] = first ? simd::splat<Arch>(0.0f)
@@ -44,7 +44,19 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
         for (std::size_t i = 0; i < Channels; ++i) add(sum, i, simd::load<Arch>(channel[i] + t));
         for (std::size_t h = 0; h < Heads; ++h)
             simd::store<Arch>(logits + h * logits_stride + t, sum[h]);
+    };
+
+    std::size_t t = 0;
+    if (upcoming != nullptr) {
+        constexpr std::size_t line = cache_line_bytes / sizeof(Label);
+        const Label* wanted[Channels];
+        for (std::size_t i = 0; i < Channels; ++i) wanted[i] = upcoming[i];
+        for (; t + line <= n; t += line) {
+            for (std::size_t i = 0; i < Channels; ++i) simd::prefetch(wanted[i] + t);
+            for (std::size_t v = 0; v < line; v += simd::lanes<Arch>) whole_vector(t + v);
+        }
     }
+    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vector(t);
     if (const std::size_t rest = n - t; rest != 0) {
         vec sum[Heads];
         for (std::size_t h = 0; h < Heads; ++h)
@@ -63,10 +75,12 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
 /// @param channels  [count] pointers to n tokens of one channel, count <= channels_at_once
 /// @param first     the logits hold nothing yet
 /// @param logits    [group, n], logits_stride >= n; overlaps nothing
+/// @param upcoming  [count] pointers to n tokens each that are wanted next, or null
 template <class Arch, class Label>
 void accumulate_channels(const float* weights, std::size_t group, std::size_t weights_stride,
                          const Label* const* channels, std::size_t count, std::size_t n,
-                         bool first, float* logits, std::size_t logits_stride) noexcept {
+                         bool first, float* logits, std::size_t logits_stride,
+                         const Label* const* upcoming = nullptr) noexcept {
     detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t head) {
         const float* w = weights + head * weights_stride;
         float* out = logits + head * logits_stride;
@@ -74,7 +88,8 @@ void accumulate_channels(const float* weights, std::size_t group, std::size_t we
         const auto take = [&](auto channel_count) {
             for (; i + channel_count() <= count; i += channel_count())
                 detail::accumulate_channel_tile<Arch, heads(), channel_count()>(
-                    w + i, weights_stride, channels + i, n, first && i == 0, out, logits_stride);
+                    w + i, weights_stride, channels + i, n, first && i == 0, out, logits_stride,
+                    head == 0 && upcoming != nullptr ? upcoming + i : nullptr);
         };
         take(std::integral_constant<std::size_t, 8>{});
         take(std::integral_constant<std::size_t, 4>{});

@@ -17,12 +17,16 @@ namespace kernels {
 
 namespace detail {
 
+/// Rows between two turns of asking for upcoming ones.
+inline constexpr std::size_t rows_per_turn = 16;
+
 /// `Heads` x `Columns` vectors stay in registers over all rows. `partial` columns of
 /// the only vector when it is not 0.
 template <class Arch, std::size_t Heads, std::size_t Columns, class T>
 void accumulate_columns(const float* weights, std::size_t weights_stride, const float* rescale,
                         const T* const* rows, std::size_t n, std::size_t column,
-                        std::size_t partial, float* sums, std::size_t sums_stride) noexcept {
+                        std::size_t partial, float* sums, std::size_t sums_stride,
+                        const upcoming_rows<T>& upcoming) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t width = simd::lanes<Arch>;
     vec sum[Heads][Columns];
@@ -31,7 +35,7 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
             sum[h][i] = simd::load<Arch>(sums + h * sums_stride + column + i * width) *
                         simd::splat<Arch>(rescale[h]);
 
-    for (std::size_t j = 0; j < n; ++j) {
+    const auto add_row = [&](std::size_t j) {
         const T* row = rows[j] + column;
         vec value[Columns];
         if (Columns == 1 && partial != 0)
@@ -43,6 +47,11 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
             for (std::size_t i = 0; i < Columns; ++i)
                 sum[h][i] = simd::multiply_add<Arch>(weight, value[i], sum[h][i]);
         }
+    };
+    for (std::size_t first = 0; first < n; first += rows_per_turn) {
+        upcoming.prefetch(first, first + rows_per_turn);
+        const std::size_t end = n - first < rows_per_turn ? n : first + rows_per_turn;
+        for (std::size_t j = first; j < end; ++j) add_row(j);
     }
 
     for (std::size_t h = 0; h < Heads; ++h)
@@ -57,10 +66,12 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
 /// @param rows     [n] pointers to rows [width]; not a byte outside them is read
 /// @param sums     [group, width], sums_stride a multiple of the lanes; read and
 ///                 written up to the stride; overlaps nothing
+/// @param upcoming  rows to ask for, one for each of the n
 template <class Arch, class T>
 void accumulate_rows(const float* weights, std::size_t group, std::size_t weights_stride,
                      const float* rescale, const T* const* rows, std::size_t n, std::size_t width,
-                     float* sums, std::size_t sums_stride) noexcept {
+                     float* sums, std::size_t sums_stride,
+                     const upcoming_rows<T>& upcoming = {}) noexcept {
     constexpr std::size_t lanes = sparq::detail::simd::lanes<Arch>;
     detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
         // Eight accumulators hide the latency of a fused multiply-add; 16 registers hold no more.
@@ -68,14 +79,17 @@ void accumulate_rows(const float* weights, std::size_t group, std::size_t weight
         constexpr std::size_t wide = columns > 8 ? 8 : columns;
         const float* w = weights + first * weights_stride;
         float* s = sums + first * sums_stride;
+        const auto asked = [&](std::size_t c) {  // once for all tiles
+            return first == 0 && c == 0 ? upcoming : upcoming_rows<T>{};
+        };
         std::size_t c = 0;
         for (; c + wide * lanes <= width; c += wide * lanes)
-            detail::accumulate_columns<Arch, heads(), wide>(w, weights_stride, rescale + first,
-                                                            rows, n, c, 0, s, sums_stride);
+            detail::accumulate_columns<Arch, heads(), wide>(
+                w, weights_stride, rescale + first, rows, n, c, 0, s, sums_stride, asked(c));
         for (; c < width; c += lanes) {
             const std::size_t partial = c + lanes <= width ? 0 : width - c;
-            detail::accumulate_columns<Arch, heads(), 1>(w, weights_stride, rescale + first, rows,
-                                                         n, c, partial, s, sums_stride);
+            detail::accumulate_columns<Arch, heads(), 1>(
+                w, weights_stride, rescale + first, rows, n, c, partial, s, sums_stride, asked(c));
         }
     });
 }

@@ -14,10 +14,26 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "../config.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
+
+/// Rows that are wanted next: a kernel asks for their lines while it computes, so that
+/// the memory does not rest meanwhile.
+template <class T>
+struct upcoming_rows {
+    const T* const* rows = nullptr;  ///< [count] pointers to rows [width]
+    std::size_t count = 0, width = 0;
+
+    /// Asks for rows [from, to), as far as there are any.
+    SPARQ_ALWAYS_INLINE void prefetch(std::size_t from, std::size_t to) const noexcept {
+        for (std::size_t j = from; j < to && j < count; ++j)
+            for (std::size_t c = 0; c < width; c += cache_line_bytes / sizeof(T))
+                sparq::detail::simd::prefetch(rows[j] + c);
+    }
+};
 
 namespace detail {
 
@@ -58,9 +74,10 @@ SPARQ_ALWAYS_INLINE void dot_four_rows(const float* queries, std::size_t query_s
 
 template <class Arch, std::size_t Heads, class T>
 void dot_rows_of_heads(const float* queries, std::size_t query_stride, const T* const* rows,
-                       std::size_t n, std::size_t width, float* logits,
-                       std::size_t logits_stride) noexcept {
+                       std::size_t n, std::size_t width, float* logits, std::size_t logits_stride,
+                       const upcoming_rows<T>& upcoming) noexcept {
     for (std::size_t j = 0; j < n; j += 4) {
+        upcoming.prefetch(j, j + 4);
         const std::size_t count = n - j < 4 ? n - j : 4;
         std::array<const T*, 4> row;  // the last row again where fewer than four are left
         for (std::size_t i = 0; i < 4; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
@@ -87,14 +104,16 @@ SPARQ_ALWAYS_INLINE void for_head_tiles(std::size_t group, const Body& body) noe
 /// @param queries  [group, width], query_stride a multiple of the lanes, zeros behind width
 /// @param rows     [n] pointers to rows [width]; not a byte outside them is read
 /// @param logits   [group, n], logits_stride >= n; overlaps nothing
+/// @param upcoming  rows to ask for, one for each of the n
 template <class Arch, class T>
 void dot_rows(const float* queries, std::size_t group, std::size_t query_stride,
               const T* const* rows, std::size_t n, std::size_t width, float* logits,
-              std::size_t logits_stride) noexcept {
+              std::size_t logits_stride, const upcoming_rows<T>& upcoming = {}) noexcept {
     detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
-        detail::dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows,
-                                                 n, width, logits + first * logits_stride,
-                                                 logits_stride);
+        detail::dot_rows_of_heads<Arch, heads()>(
+            queries + first * query_stride, query_stride, rows, n, width,
+            logits + first * logits_stride, logits_stride,
+            first == 0 ? upcoming : upcoming_rows<T>{});
     });
 }
 

@@ -34,17 +34,47 @@ struct scan_weights {
     const std::uint32_t* components;  ///< [r]
 };
 
-/// n labelled tokens from `offset` on, channels_at_once channels at a time.
+/// Where a run of labels begins; no segment: nowhere.
+template <class T, class Label>
+struct label_place {
+    const kv_segment<T, Label>* part = nullptr;
+    std::size_t offset = 0;
+
+    /// Pointers to the run in channels [first, first + count) of the chosen components.
+    void point(const scan_weights& weights, std::size_t first, std::size_t count,
+               const Label** channels) const noexcept {
+        for (std::size_t c = 0; c < count; ++c)
+            channels[c] = part->keys_t + weights.components[first + c] * part->channel_stride + offset;
+    }
+};
+
+/// Where the labels of the token lie that the cursor comes to next, if it has any.
+template <class T, class Label>
+label_place<T, Label> place_of(const kv_view<T, Label>& view, token_cursor<T, Label> cursor,
+                               std::size_t token) noexcept {
+    if (token >= view.seq_len()) return {};
+    cursor.seek(token);
+    if (cursor.offset() >= cursor.segment().labelled) return {};
+    return {&cursor.segment(), cursor.offset()};
+}
+
+/// n labelled tokens, channels_at_once channels at a time. Meanwhile it asks for the
+/// next channels, and at the end for the first ones of what is scanned after these.
 template <class Arch, class T, class Label>
-void scan_channels(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
-                   const scan_weights& weights, float* logits, std::size_t stride) noexcept {
+void scan_channels(const label_place<T, Label>& here, std::size_t n, const scan_weights& weights,
+                   const label_place<T, Label>& after, float* logits, std::size_t stride) noexcept {
     const Label* channels[channels_at_once];
+    const Label* upcoming[channels_at_once];
     for (std::size_t i = 0; i < weights.r; i += channels_at_once) {
         const std::size_t count = std::min(channels_at_once, weights.r - i);
-        for (std::size_t c = 0; c < count; ++c)
-            channels[c] = part.keys_t + weights.components[i + c] * part.channel_stride + offset;
+        here.point(weights, i, count, channels);
+        std::copy_n(channels, count, upcoming);  // asks for nothing new, unless
+        if (const std::size_t next = i + count; next < weights.r)
+            here.point(weights, next, std::min(count, weights.r - next), upcoming);
+        else if (after.part != nullptr)
+            after.point(weights, 0, count, upcoming);
         kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
-                                           count, n, i == 0, logits, stride);
+                                           count, n, i == 0, logits, stride, upcoming);
     }
 }
 
@@ -91,12 +121,14 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
         for (std::size_t t = block; t < block_end;) {
             cursor.seek(t);
             const kv_segment<T, Label>& part = cursor.segment();
+            const std::size_t offset = cursor.offset();
             std::size_t n = std::min(cursor.left(), block_end - t);
-            if (cursor.offset() < part.labelled) {
-                n = std::min(n, part.labelled - cursor.offset());
-                scan_channels<Arch>(part, cursor.offset(), n, weights, logits + t, stride);
+            if (offset < part.labelled) {
+                n = std::min(n, part.labelled - offset);
+                scan_channels<Arch>(label_place<T, Label>{&part, offset}, n, weights,
+                                    place_of(view, cursor, t + n), logits + t, stride);
             } else {
-                scan_rows<Arch>(part, cursor.offset(), n, weights, logits + t, stride);
+                scan_rows<Arch>(part, offset, n, weights, logits + t, stride);
             }
             t += n;
         }

@@ -64,24 +64,43 @@ template <class T>
 struct row_block {
     const T* keys[attend_block_tokens];
     const T* values[attend_block_tokens];
-    std::size_t count;
+    std::size_t count = 0;
 };
 
-/// Adds a block of rows to a partial result.
+/// Adds a block of rows to a partial result. While it reads K it asks for its rows of
+/// V, and while it reads V for the next block's rows of K: memory is always one block
+/// ahead, and no row is wanted before it had the time to come.
 template <class Arch, class T>
-void attend_block(const scaled_queries& q, const row_block<T>& rows, std::size_t head_dim,
-                  std::size_t value_dim, const partial_attention& result) noexcept {
+void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_block<T>& next,
+                  std::size_t head_dim, std::size_t value_dim,
+                  const partial_attention& result) noexcept {
     float weights[attend_block_heads][attend_block_tokens];
     float rescale[attend_block_heads];
     for (std::size_t first = 0; first < q.heads; first += attend_block_heads) {
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
+        const auto upcoming = [first](const T* const* wanted, std::size_t count, std::size_t width) {
+            return kernels::upcoming_rows<T>{wanted, first == 0 ? count : 0, width};
+        };
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
-                                head_dim, weights[0], attend_block_tokens);
+                                head_dim, weights[0], attend_block_tokens,
+                                upcoming(rows.values, rows.count, value_dim));
         kernels::take_softmax_block<Arch>(weights[0], heads, attend_block_tokens, rows.count,
                                           result.state + first, rescale);
         kernels::accumulate_rows<Arch>(weights[0], heads, attend_block_tokens, rescale, rows.values,
                                        rows.count, value_dim, result.sums + first * result.stride,
-                                       result.stride);
+                                       result.stride, upcoming(next.keys, next.count, head_dim));
+    }
+}
+
+/// The rows of tokens token_at(first), token_at(first + 1), .. up to a block of them.
+template <class T, class Label, class TokenAt>
+void fill_block(row_block<T>& rows, std::size_t first, std::size_t count, const TokenAt& token_at,
+                token_cursor<T, Label>& cursor) noexcept {
+    rows.count = first < count ? std::min(attend_block_tokens, count - first) : 0;
+    for (std::size_t j = 0; j < rows.count; ++j) {
+        cursor.seek(token_at(first + j));
+        rows.keys[j] = cursor.key_row();
+        rows.values[j] = cursor.value_row();
     }
 }
 
@@ -91,15 +110,15 @@ void attend_tokens(const kv_view<T, Label>& view, std::size_t g, const scaled_qu
                    std::size_t count, const TokenAt& token_at,
                    const partial_attention& result) noexcept {
     token_cursor<T, Label> cursor(view, g);
-    row_block<T> rows;
-    for (std::size_t first = 0; first < count; first += attend_block_tokens) {
-        rows.count = std::min(attend_block_tokens, count - first);
-        for (std::size_t j = 0; j < rows.count; ++j) {
-            cursor.seek(token_at(first + j));
-            rows.keys[j] = cursor.key_row();
-            rows.values[j] = cursor.value_row();
-        }
-        attend_block<Arch>(q, rows, view.head_dim(), view.value_dim(), result);
+    row_block<T> blocks[2];
+    fill_block(blocks[0], 0, count, token_at, cursor);
+    kernels::upcoming_rows<T>{blocks[0].keys, blocks[0].count, view.head_dim()}.prefetch(
+        0, attend_block_tokens);
+    std::size_t current = 0;
+    for (std::size_t first = 0; first < count; first += attend_block_tokens, current = 1 - current) {
+        row_block<T>& next = blocks[1 - current];
+        fill_block(next, first + attend_block_tokens, count, token_at, cursor);
+        attend_block<Arch>(q, blocks[current], next, view.head_dim(), view.value_dim(), result);
     }
 }
 
