@@ -35,8 +35,7 @@ class attention_plan {
     /// @throws std::bad_alloc
     template <class Tasks>
     attention_plan(const Tasks& tasks, workspace* work, std::size_t blocks) : tasks_(tasks) {
-        const std::size_t bytes =
-            detail::checked_product("scratch", blocks, tasks.scratch_bytes());
+        const std::size_t bytes = detail::checked_product("scratch", blocks, tasks.scratch_bytes());
         memory_ = (work != nullptr ? *work : own_).prepare(bytes);
         tasks.begin_report();
     }
@@ -48,9 +47,8 @@ class attention_plan {
     ///                 2): returns when all nth threads have called it
     template <class Barrier>
     void run(std::size_t ith, std::size_t nth, Barrier&& barrier) const {
-        std::visit(
-            [&](const auto& tasks) { detail::run_share(tasks, memory_, ith, nth, barrier); },
-            tasks_);
+        std::visit([&](const auto& tasks) { detail::run_share(tasks, memory_, ith, nth, barrier); },
+                   tasks_);
     }
 
     /// Does all of it through an executor (executor.hpp).
@@ -71,7 +69,7 @@ enum class plan_use { executor, own_threads };
 
 /// Blocks of scratch: as many as tasks can be at work at a time.
 template <class Tasks>
-std::size_t plan_blocks(const Tasks& tasks, plan_use use) noexcept {
+SPARQ_PER_ISA std::size_t plan_blocks(const Tasks& tasks, plan_use use) noexcept {
     return use == plan_use::own_threads ? tasks.heads() : scratch_blocks(tasks);
 }
 

@@ -14,6 +14,29 @@
 #define SPARQ_ALWAYS_INLINE inline
 #endif
 
+// The instruction set that a translation unit is compiled for, as part of the names of
+// inline functions that are no templates on Arch: units with different flags then share
+// none of them, and a linker cannot hand code for the wider set to the other unit. Types
+// are not tagged: a cache passes from unit to unit.
+#if defined(__AVX512BW__)
+#define SPARQ_ISA_TAG "avx512bw"
+#elif defined(__AVX512F__)
+#define SPARQ_ISA_TAG "avx512f"
+#elif defined(__AVX2__) && defined(__FMA__)
+#define SPARQ_ISA_TAG "fma3avx2"
+#elif defined(__AVX2__)
+#define SPARQ_ISA_TAG "avx2"
+#elif defined(__AVX__)
+#define SPARQ_ISA_TAG "avx"
+#else
+#define SPARQ_ISA_TAG "baseline"
+#endif
+#if defined(__GNUC__) || defined(__clang__)
+#define SPARQ_PER_ISA [[gnu::abi_tag(SPARQ_ISA_TAG)]]
+#else
+#define SPARQ_PER_ISA
+#endif
+
 SPARQ_NAMESPACE_BEGIN
 
 /// Cache line assumed for alignment and prefetch, in bytes.

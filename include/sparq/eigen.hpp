@@ -18,8 +18,8 @@
 #include <span>
 #include <string>
 
-#include "detail/check.hpp"
 #include "dense_attention.hpp"
+#include "detail/check.hpp"
 #include "kv_cache.hpp"
 #include "sparq_attention.hpp"
 
@@ -53,13 +53,13 @@ kv_cache<float> cache_of(const Eigen::DenseBase<Query>& q, const Eigen::DenseBas
                          std::to_string(head_dim));
     const Eigen::Index heads_kv = keys.cols() / head_dim;
     if (q.rows() % heads_kv != 0)
-        refuse_shape("q", q.rows(), head_dim,
-                     "a multiple of heads_kv = keys.cols() / d_h = " + std::to_string(heads_kv) +
-                         " rows");
+        refuse_shape(
+            "q", q.rows(), head_dim,
+            "a multiple of heads_kv = keys.cols() / d_h = " + std::to_string(heads_kv) + " rows");
     if (values.rows() != keys.rows() || values.cols() == 0 || values.cols() % heads_kv != 0)
         refuse_shape("values", values.rows(), values.cols(),
-                     std::to_string(keys.rows()) + " x a multiple of heads_kv = " +
-                         std::to_string(heads_kv));
+                     std::to_string(keys.rows()) +
+                         " x a multiple of heads_kv = " + std::to_string(heads_kv));
     const eigen_output k = keys.derived().template cast<float>();
     const eigen_output v = values.derived().template cast<float>();
     kv_cache<float> cache(static_cast<std::size_t>(heads_kv), static_cast<std::size_t>(head_dim),

@@ -33,7 +33,7 @@ template <cache_element T, cache_element Label = T>
 class key_labels {
    public:
     /// @throws std::invalid_argument for a zero or overflowing size
-    key_labels(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
+    SPARQ_PER_ISA key_labels(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
         : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim) {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
@@ -53,8 +53,9 @@ class key_labels {
         check_engine(engine);
         detail::require_at_least_one("n", n);
         if (n > engine.cells || size_ > engine.cells - n)
-            detail::refuse("n", n, "at most the engine's " + std::to_string(engine.cells) +
-                                       " cells less the " + std::to_string(size_) + " known");
+            detail::refuse("n", n,
+                           "at most the engine's " + std::to_string(engine.cells) +
+                               " cells less the " + std::to_string(size_) + " known");
         make_room(size_ + n);
         const std::size_t before = size_;
         size_ += n;
@@ -79,7 +80,7 @@ class key_labels {
 
     /// Forgets cells from `cells` on.
     /// @throws std::invalid_argument when cells exceeds size()
-    void truncate(std::size_t cells) {
+    SPARQ_PER_ISA void truncate(std::size_t cells) {
         if (cells > size_)
             detail::refuse("cells", cells, "at most size() = " + std::to_string(size_));
         size_ = cells;
@@ -96,8 +97,7 @@ class key_labels {
     /// @throws std::invalid_argument for ranges that are empty, out of order, overlapping
     ///         or beyond size(); std::bad_alloc
     template <class Arch = default_arch>
-    kv_view<T, Label> view(const strided_kv<T, Label>& engine,
-                           std::span<const token_range> visible,
+    kv_view<T, Label> view(const strided_kv<T, Label>& engine, std::span<const token_range> visible,
                            kv_view_storage<T, Label>& storage) {
         check_engine(engine);
         detail::check_ranges(visible, std::min(size_, engine.cells));
@@ -124,7 +124,7 @@ class key_labels {
     /// Cells of one stored sum of V.
     static constexpr std::size_t sum_cells = 64;
 
-    void check_engine(const strided_kv<T, Label>& engine) const {
+    SPARQ_PER_ISA void check_engine(const strided_kv<T, Label>& engine) const {
         const auto same = [](const char* member, std::size_t value, std::size_t here) {
             if (value != here) detail::refuse(member, value, std::to_string(here) + ", as here");
         };
@@ -136,35 +136,38 @@ class key_labels {
     }
 
     /// As in kv_cache: the heads lag behind by different amounts.
-    [[nodiscard]] std::size_t labelled_cells(std::size_t g, std::size_t n) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t labelled_cells(std::size_t g,
+                                                           std::size_t n) const noexcept {
         const std::size_t lag = g * strip_tokens / heads_kv_;
         return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
     }
-    [[nodiscard]] const slab& slab_of(std::size_t cell) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const slab& slab_of(std::size_t cell) const noexcept {
         std::size_t s = slabs_.size();
         while (slabs_[s - 1].first > cell) --s;
         return slabs_[s - 1];
     }
-    [[nodiscard]] Label* channel(const slab& part, std::size_t g, std::size_t c,
-                                 std::size_t cell) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA Label* channel(const slab& part, std::size_t g, std::size_t c,
+                                               std::size_t cell) const noexcept {
         return reinterpret_cast<Label*>(part.memory.get()) + (g * head_dim_ + c) * part.stride +
                (cell - part.first);
     }
-    [[nodiscard]] double* block_sum(std::size_t block) noexcept {
+    [[nodiscard]] SPARQ_PER_ISA double* block_sum(std::size_t block) noexcept {
         return sums_.data() + block * heads_kv_ * value_dim_;
     }
 
-    void make_room(std::size_t n) {
+    SPARQ_PER_ISA void make_room(std::size_t n) {
         if (n > std::numeric_limits<std::uint32_t>::max())
             detail::refuse("number of cells", n, "less than 2^32");
         const std::size_t blocks = (n + sum_cells - 1) / sum_cells;
         std::vector<slab> added;
         for (std::size_t end = slabs_.empty() ? 0 : slabs_.back().end; end < n;
              end = added.back().end) {
-            const std::size_t length = std::clamp(end, first_segment_tokens, largest_segment_tokens);
+            const std::size_t length =
+                std::clamp(end, first_segment_tokens, largest_segment_tokens);
             const std::size_t stride = length + 2 * cache_line_bytes / sizeof(Label);
-            added.push_back({end, end + length, stride,
-                             detail::allocate_aligned(heads_kv_ * head_dim_ * stride * sizeof(Label))});
+            added.push_back(
+                {end, end + length, stride,
+                 detail::allocate_aligned(heads_kv_ * head_dim_ * stride * sizeof(Label))});
         }
         slabs_.reserve(slabs_.size() + added.size());
         if (stale_.size() < blocks) {
@@ -233,17 +236,17 @@ class key_labels {
         }
     }
 
-    void add_segments(const strided_kv<T, Label>& engine, const token_range& cells,
-                      std::vector<kv_segment<T, Label>>& segments) const {
+    SPARQ_PER_ISA void add_segments(const strided_kv<T, Label>& engine, const token_range& cells,
+                                    std::vector<kv_segment<T, Label>>& segments) const {
         const slab& part = slab_of(cells.begin);
         const std::size_t tokens = cells.end - cells.begin;
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             const std::size_t labelled = labelled_cells(g, size_);
-            segments.push_back({engine.key_row(cells.begin, g), engine.value_row(cells.begin, g),
-                                channel(part, g, 0, cells.begin), engine.key_token_stride,
-                                engine.value_token_stride, part.stride, tokens,
-                                labelled <= cells.begin ? 0
-                                                        : std::min(tokens, labelled - cells.begin)});
+            segments.push_back(
+                {engine.key_row(cells.begin, g), engine.value_row(cells.begin, g),
+                 channel(part, g, 0, cells.begin), engine.key_token_stride,
+                 engine.value_token_stride, part.stride, tokens,
+                 labelled <= cells.begin ? 0 : std::min(tokens, labelled - cells.begin)});
         }
     }
 

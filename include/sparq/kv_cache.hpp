@@ -39,11 +39,11 @@ template <cache_element T, cache_element Label = T>
 class kv_cache {
    public:
     /// @throws std::invalid_argument for a zero or overflowing size
-    kv_cache(std::size_t heads_kv, std::size_t head_dim)
+    SPARQ_PER_ISA kv_cache(std::size_t heads_kv, std::size_t head_dim)
         : kv_cache(heads_kv, head_dim, head_dim) {}
 
     /// @param value_dim  width of V, narrower or wider than K
-    kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
+    SPARQ_PER_ISA kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
         : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim) {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
@@ -62,7 +62,7 @@ class kv_cache {
     /// Tokens held.
     [[nodiscard]] std::size_t seq_len() const noexcept { return seq_len_; }
     /// Tokens for which there is memory.
-    [[nodiscard]] std::size_t capacity() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t capacity() const noexcept {
         return slabs_.empty() ? 0 : slabs_.back().end_token();
     }
 
@@ -86,15 +86,14 @@ class kv_cache {
     /// @throws std::invalid_argument when n exceeds seq_len()
     template <class Arch = default_arch>
     void truncate(std::size_t n) {
-        if (n > seq_len_)
-            detail::refuse("n", n, "at most seq_len() = " + std::to_string(seq_len_));
+        if (n > seq_len_) detail::refuse("n", n, "at most seq_len() = " + std::to_string(seq_len_));
         restore_sums<Arch>(n);
         seq_len_ = n;
         set_lengths(n);
     }
 
     /// Drops all tokens and keeps the memory.
-    void clear() noexcept {
+    SPARQ_PER_ISA void clear() noexcept {
         std::fill(value_sums_.begin(), value_sums_.end(), 0.0);
         seq_len_ = 0;
         set_lengths(0);
@@ -102,7 +101,7 @@ class kv_cache {
 
     /// Makes room for n tokens in all, so that appends up to there allocate nothing.
     /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was
-    void reserve(std::size_t n) {
+    SPARQ_PER_ISA void reserve(std::size_t n) {
         if (n > std::numeric_limits<std::uint32_t>::max())
             detail::refuse("number of tokens", n, "less than 2^32");
         std::vector<slab> added;
@@ -118,7 +117,7 @@ class kv_cache {
     }
 
     /// What attention reads. Good until the cache is next changed.
-    [[nodiscard]] kv_view<T, Label> view() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA kv_view<T, Label> view() const noexcept {
         const std::span<const kv_segment<T, Label>> all(segments_);
         return kv_view<T, Label>(typename kv_view<T, Label>::unchecked{}, heads_kv_, head_dim_,
                                  value_dim_, all.first(segments_used() * heads_kv_), value_sums_,
@@ -130,22 +129,23 @@ class kv_cache {
 
     /// 256, 256, 512, 1024, .. tokens: segments start at 0 and at powers of two, until
     /// they have reached their largest size.
-    static constexpr std::size_t segment_length(std::size_t first_token) noexcept {
+    SPARQ_PER_ISA static constexpr std::size_t segment_length(std::size_t first_token) noexcept {
         return std::clamp(first_token, first_segment_tokens, largest_segment_tokens);
     }
-    [[nodiscard]] std::size_t segments_used() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t segments_used() const noexcept {
         std::size_t used = 0;
         while (used < slabs_.size() && slabs_[used].first_token() < seq_len_) ++used;
         return used;
     }
-    [[nodiscard]] slab& slab_of(std::size_t token) noexcept {
+    [[nodiscard]] SPARQ_PER_ISA slab& slab_of(std::size_t token) noexcept {
         std::size_t s = slabs_.size();
         while (slabs_[s - 1].first_token() > token) --s;
         return slabs_[s - 1];
     }
     /// Tokens of head g that stand in the d_h-major copy when n tokens are there. The
     /// heads lag behind by different amounts, so that their strips fall due in turn.
-    [[nodiscard]] std::size_t labelled_tokens(std::size_t g, std::size_t n) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t labelled_tokens(std::size_t g,
+                                                            std::size_t n) const noexcept {
         const std::size_t lag = g * strip_tokens / heads_kv_;
         return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
     }
@@ -155,9 +155,9 @@ class kv_cache {
         const std::size_t key_width = heads_kv_ * head_dim_, value_width = heads_kv_ * value_dim_;
         const std::size_t n = keys.size() / key_width;
         if (n == 0 || keys.size() % key_width != 0)
-            detail::refuse("keys", "of size " + std::to_string(keys.size()),
-                           "a multiple of heads_kv * head_dim = " + std::to_string(key_width) +
-                               ", not 0");
+            detail::refuse(
+                "keys", "of size " + std::to_string(keys.size()),
+                "a multiple of heads_kv * head_dim = " + std::to_string(key_width) + ", not 0");
         if (values.size() % value_width != 0 || values.size() / value_width != n)
             detail::refuse("values", "of size " + std::to_string(values.size()),
                            std::to_string(n) + " tokens (as keys) of heads_kv * value_dim = " +
@@ -201,11 +201,13 @@ class kv_cache {
     }
 
     /// Brings the segment table up to date after a change of the tokens from `changed` on.
-    void set_lengths(std::size_t changed) noexcept {
+    SPARQ_PER_ISA void set_lengths(std::size_t changed) noexcept {
         for (std::size_t s = slabs_.size(); s-- != 0;) {
             const std::size_t first = slabs_[s].first_token(), room = slabs_[s].tokens();
             if (first + room + 2 * strip_tokens <= changed) break;
-            const auto within = [&](std::size_t n) { return n <= first ? 0 : std::min(n - first, room); };
+            const auto within = [&](std::size_t n) {
+                return n <= first ? 0 : std::min(n - first, room);
+            };
             for (std::size_t g = 0; g < heads_kv_; ++g) {
                 kv_segment<T, Label>& part = segments_[s * heads_kv_ + g];
                 part.tokens = within(seq_len_);

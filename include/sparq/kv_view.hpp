@@ -44,8 +44,9 @@ class kv_view {
     ///                    empty: the mean value is computed from all of V in each call
     /// @throws std::invalid_argument for zero dims, a ragged or empty table, more than
     ///         2^32 - 1 tokens, null pointers, strides shorter than a row
-    kv_view(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
-            std::span<const kv_segment<T, Label>> segments, std::span<const double> value_sums = {})
+    SPARQ_PER_ISA kv_view(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
+                          std::span<const kv_segment<T, Label>> segments,
+                          std::span<const double> value_sums = {})
         : kv_view(unchecked{}, heads_kv, head_dim, value_dim, segments, value_sums) {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
@@ -65,14 +66,15 @@ class kv_view {
     [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
     [[nodiscard]] std::size_t value_dim() const noexcept { return value_dim_; }
     [[nodiscard]] std::size_t seq_len() const noexcept { return seq_len_; }
-    [[nodiscard]] std::size_t segments_per_head() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t segments_per_head() const noexcept {
         return segments_.size() / heads_kv_;
     }
-    [[nodiscard]] const kv_segment<T, Label>& segment(std::size_t s, std::size_t g) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const kv_segment<T, Label>& segment(std::size_t s,
+                                                                    std::size_t g) const noexcept {
         return segments_[s * heads_kv_ + g];
     }
     /// [value_dim] of KV head g, or nullptr when the view has no sums.
-    [[nodiscard]] const double* value_sum(std::size_t g) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const double* value_sum(std::size_t g) const noexcept {
         return value_sums_.empty() ? nullptr : value_sums_.data() + g * value_dim_;
     }
 
@@ -80,9 +82,9 @@ class kv_view {
     friend class kv_cache<T, Label>;
     struct unchecked {};
 
-    kv_view(unchecked, std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
-            std::span<const kv_segment<T, Label>> segments, std::span<const double> value_sums,
-            std::size_t seq_len = 0) noexcept
+    SPARQ_PER_ISA kv_view(unchecked, std::size_t heads_kv, std::size_t head_dim,
+                          std::size_t value_dim, std::span<const kv_segment<T, Label>> segments,
+                          std::span<const double> value_sums, std::size_t seq_len = 0) noexcept
         : heads_kv_(heads_kv),
           head_dim_(head_dim),
           value_dim_(value_dim),
@@ -90,7 +92,7 @@ class kv_view {
           segments_(segments),
           value_sums_(value_sums) {}
 
-    void check_segment(std::size_t s) const {
+    SPARQ_PER_ISA void check_segment(std::size_t s) const {
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             const auto& part = segment(s, g);
             if (part.tokens == 0 || part.tokens != segment(s, 0).tokens)
@@ -101,18 +103,19 @@ class kv_view {
             if (part.labelled > part.tokens)
                 detail::refuse("segment.labelled", part.labelled,
                                "at most its " + std::to_string(part.tokens) + " tokens");
-            if (part.labelled != 0 && (part.keys_t == nullptr || part.channel_stride < part.labelled))
+            if (part.labelled != 0 &&
+                (part.keys_t == nullptr || part.channel_stride < part.labelled))
                 detail::refuse("segment.channel_stride", part.channel_stride,
                                "at least labelled, and keys_t not null");
             if (part.tokens > 1 && (part.key_stride < head_dim_ || part.value_stride < value_dim_))
-                detail::refuse("segment.key_stride or value_stride",
-                               std::to_string(part.key_stride) + " or " +
-                                   std::to_string(part.value_stride),
-                               "at least head_dim and value_dim");
+                detail::refuse(
+                    "segment.key_stride or value_stride",
+                    std::to_string(part.key_stride) + " or " + std::to_string(part.value_stride),
+                    "at least head_dim and value_dim");
         }
     }
 
-    [[nodiscard]] std::size_t count_tokens() const {
+    [[nodiscard]] SPARQ_PER_ISA std::size_t count_tokens() const {
         constexpr std::size_t limit = std::numeric_limits<std::uint32_t>::max();
         std::size_t total = 0;
         for (std::size_t s = 0; s < segments_per_head(); ++s) {

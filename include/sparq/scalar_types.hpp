@@ -14,13 +14,13 @@
 #include <concepts>
 #include <cstdint>
 
-#include "version.hpp"
+#include "config.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 namespace detail {
 
-constexpr float half_bits_to_float(std::uint16_t bits) noexcept {
+SPARQ_PER_ISA constexpr float half_bits_to_float(std::uint16_t bits) noexcept {
     const std::uint32_t sign = std::uint32_t(bits & 0x8000u) << 16;
     const std::uint32_t magnitude = bits & 0x7fffu;
     if (magnitude >= 0x7c00u) {  // infinity, or a NaN made quiet
@@ -34,7 +34,7 @@ constexpr float half_bits_to_float(std::uint16_t bits) noexcept {
     return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
 }
 
-constexpr std::uint16_t float_to_half_bits(float value) noexcept {
+SPARQ_PER_ISA constexpr std::uint16_t float_to_half_bits(float value) noexcept {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
     const std::uint32_t magnitude = bits & 0x7fffffffu;
@@ -56,14 +56,14 @@ constexpr std::uint16_t float_to_half_bits(float value) noexcept {
     return static_cast<std::uint16_t>(sign | result);
 }
 
-constexpr std::uint16_t float_to_bfloat16_bits(float value) noexcept {
+SPARQ_PER_ISA constexpr std::uint16_t float_to_bfloat16_bits(float value) noexcept {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return static_cast<std::uint16_t>((bits >> 16) | 0x0040u);
     return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-constexpr float bfloat16_bits_to_float(std::uint16_t bits) noexcept {
+SPARQ_PER_ISA constexpr float bfloat16_bits_to_float(std::uint16_t bits) noexcept {
     const std::uint32_t quiet = (bits & 0x7fffu) > 0x7f80u ? 0x00400000u : 0u;
     return std::bit_cast<float>((std::uint32_t(bits) << 16) | quiet);
 }
@@ -75,8 +75,11 @@ struct half {
     std::uint16_t bits;
 
     half() = default;
-    explicit constexpr half(float value) noexcept : bits(detail::float_to_half_bits(value)) {}
-    explicit constexpr operator float() const noexcept { return detail::half_bits_to_float(bits); }
+    SPARQ_PER_ISA explicit constexpr half(float value) noexcept
+        : bits(detail::float_to_half_bits(value)) {}
+    SPARQ_PER_ISA explicit constexpr operator float() const noexcept {
+        return detail::half_bits_to_float(bits);
+    }
 
     static constexpr half from_bits(std::uint16_t bits) noexcept {
         half result{};
@@ -90,9 +93,9 @@ struct bfloat16 {
     std::uint16_t bits;
 
     bfloat16() = default;
-    explicit constexpr bfloat16(float value) noexcept
+    SPARQ_PER_ISA explicit constexpr bfloat16(float value) noexcept
         : bits(detail::float_to_bfloat16_bits(value)) {}
-    explicit constexpr operator float() const noexcept {
+    SPARQ_PER_ISA explicit constexpr operator float() const noexcept {
         return detail::bfloat16_bits_to_float(bits);
     }
 

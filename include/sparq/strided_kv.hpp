@@ -36,10 +36,10 @@ struct strided_kv {
     std::size_t value_token_stride = 0, value_head_stride = 0;
     std::size_t channel_stride = 0, label_head_stride = 0;
 
-    [[nodiscard]] const T* key_row(std::size_t cell, std::size_t g) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const T* key_row(std::size_t cell, std::size_t g) const noexcept {
         return keys + cell * key_token_stride + g * key_head_stride;
     }
-    [[nodiscard]] const T* value_row(std::size_t cell, std::size_t g) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const T* value_row(std::size_t cell, std::size_t g) const noexcept {
         return values + cell * value_token_stride + g * value_head_stride;
     }
 };
@@ -47,7 +47,7 @@ struct strided_kv {
 namespace detail {
 
 /// Refuses ranges that are empty, out of order, overlapping or outside the cells.
-inline void check_ranges(std::span<const token_range> visible, std::size_t cells) {
+SPARQ_PER_ISA inline void check_ranges(std::span<const token_range> visible, std::size_t cells) {
     if (visible.empty()) refuse("visible", "empty", "at least one range of cells");
     std::size_t end = 0;
     for (const token_range& range : visible) {
@@ -72,9 +72,9 @@ class kv_view_storage {
     ///                    mean value is then computed from V in each call that needs it)
     /// @throws std::invalid_argument as kv_view does, and for ranges that are empty, out
     ///         of order, overlapping or beyond the cells
-    kv_view<T, Label> assign(const strided_kv<T, Label>& engine,
-                             std::span<const token_range> visible,
-                             std::span<const double> value_sums = {}) {
+    SPARQ_PER_ISA kv_view<T, Label> assign(const strided_kv<T, Label>& engine,
+                                           std::span<const token_range> visible,
+                                           std::span<const double> value_sums = {}) {
         detail::check_ranges(visible, engine.cells);
         segments_.clear();
         for (const token_range& range : visible) add(engine, range, engine.keys_t != nullptr);
@@ -86,7 +86,8 @@ class kv_view_storage {
     template <cache_element, cache_element>
     friend class key_labels;
 
-    void add(const strided_kv<T, Label>& engine, const token_range& range, bool labelled) {
+    SPARQ_PER_ISA void add(const strided_kv<T, Label>& engine, const token_range& range,
+                           bool labelled) {
         const std::size_t tokens = range.end - range.begin;
         for (std::size_t g = 0; g < engine.heads_kv; ++g) {
             kv_segment<T, Label> part;

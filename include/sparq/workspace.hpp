@@ -22,7 +22,7 @@ struct aligned_delete {
 };
 using aligned_bytes = std::unique_ptr<std::byte[], aligned_delete>;
 
-inline aligned_bytes allocate_aligned(std::size_t bytes) {
+SPARQ_PER_ISA inline aligned_bytes allocate_aligned(std::size_t bytes) {
     return aligned_bytes(static_cast<std::byte*>(
         ::operator new(bytes, std::align_val_t{aligned_delete::alignment})));
 }
@@ -34,9 +34,9 @@ inline aligned_bytes allocate_aligned(std::size_t bytes) {
 class workspace {
    public:
     workspace() = default;
-    workspace(workspace&& other) noexcept
+    SPARQ_PER_ISA workspace(workspace&& other) noexcept
         : memory_(std::move(other.memory_)), bytes_(std::exchange(other.bytes_, 0)) {}
-    workspace& operator=(workspace&& other) noexcept {
+    SPARQ_PER_ISA workspace& operator=(workspace&& other) noexcept {
         memory_ = std::move(other.memory_);
         bytes_ = std::exchange(other.bytes_, 0);
         return *this;
@@ -47,7 +47,7 @@ class workspace {
 
     /// At least `bytes` of memory aligned to a page; earlier contents are lost.
     /// std::bad_alloc leaves the workspace as it was.
-    std::byte* prepare(std::size_t bytes) {
+    SPARQ_PER_ISA std::byte* prepare(std::size_t bytes) {
         if (bytes > bytes_) {
             memory_ = detail::allocate_aligned(bytes);
             bytes_ = bytes;

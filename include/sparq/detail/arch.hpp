@@ -35,7 +35,7 @@ struct best<true> {
 #if defined(SPARQ_FORCE_PLAIN)
 using native = plain;
 #else
-using native = detail::best<detail::has_float_batch<xsimd::default_arch>>::type;
+using native = detail::best<detail::has_float_batch<xsimd::default_arch> >::type;
 #endif
 
 }  // namespace arch

@@ -27,21 +27,23 @@ struct attention_request {
     float scale;
     attention_report* report;
 
-    [[nodiscard]] steps::query_group queries(std::size_t g) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA steps::query_group queries(std::size_t g) const noexcept {
         return {q + g * group * q_stride, group, view.head_dim(), q_stride};
     }
-    [[nodiscard]] float* out_row(std::size_t g, std::size_t h) const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA float* out_row(std::size_t g, std::size_t h) const noexcept {
         return out + (g * group + h) * out_stride;
     }
     [[nodiscard]] std::size_t heads_q() const noexcept { return view.heads_kv() * group; }
 
-    void report_head(std::size_t g, std::size_t h, float covered, float log_sum_exp) const noexcept {
+    SPARQ_PER_ISA void report_head(std::size_t g, std::size_t h, float covered,
+                                   float log_sum_exp) const noexcept {
         if (report != nullptr) report->heads[g * group + h] = {covered, log_sum_exp};
     }
 };
 
 /// The stride between heads: what the options say, `width` when they say nothing.
-inline std::size_t check_stride(const char* argument, std::size_t stride, std::size_t width) {
+SPARQ_PER_ISA inline std::size_t check_stride(const char* argument, std::size_t stride,
+                                              std::size_t width) {
     if (stride == 0) return width;
     if (stride < width)
         refuse(argument, stride, "0, or at least the row's " + std::to_string(width));
@@ -49,8 +51,8 @@ inline std::size_t check_stride(const char* argument, std::size_t stride, std::s
 }
 
 /// How many query heads q holds, with or without the padding behind the last one.
-inline std::size_t check_heads(std::span<const float> q, std::size_t stride, std::size_t head_dim,
-                               std::size_t heads_kv) {
+SPARQ_PER_ISA inline std::size_t check_heads(std::span<const float> q, std::size_t stride,
+                                             std::size_t head_dim, std::size_t heads_kv) {
     const std::size_t heads = q.size() < head_dim ? 0 : 1 + (q.size() - head_dim) / stride;
     const bool fits = q.size() % stride == 0 || (q.size() - head_dim) % stride == 0;
     if (heads == 0 || !fits || heads % heads_kv != 0)
@@ -60,8 +62,8 @@ inline std::size_t check_heads(std::span<const float> q, std::size_t stride, std
     return heads;
 }
 
-inline void check_out(std::span<float> out, std::size_t heads, std::size_t stride,
-                      std::size_t value_dim) {
+SPARQ_PER_ISA inline void check_out(std::span<float> out, std::size_t heads, std::size_t stride,
+                                    std::size_t value_dim) {
     const std::size_t padded = checked_product("out", heads, stride);
     if (out.size() != padded && out.size() != padded - stride + value_dim)
         refuse("out", "of size " + std::to_string(out.size()),
@@ -70,9 +72,10 @@ inline void check_out(std::span<float> out, std::size_t heads, std::size_t strid
 }
 
 template <class T, class Label>
-attention_request<T, Label> check_request(std::span<const float> q, const kv_view<T, Label>& view,
-                                          float scale, std::span<float> out,
-                                          const call_options& options) {
+SPARQ_PER_ISA attention_request<T, Label> check_request(std::span<const float> q,
+                                                        const kv_view<T, Label>& view, float scale,
+                                                        std::span<float> out,
+                                                        const call_options& options) {
     if (view.seq_len() == 0) refuse("cache", "empty", "at least one token");
     check_scale(scale);
     const std::size_t q_stride = check_stride("q_stride", options.q_stride, view.head_dim());
@@ -81,12 +84,17 @@ attention_request<T, Label> check_request(std::span<const float> q, const kv_vie
     check_out(out, heads, out_stride, view.value_dim());
     if (overlaps(q.data(), q.size_bytes(), out.data(), out.size_bytes()))
         refuse("out", "overlapping q", "memory of its own");
-    return {view,       q.data(),   out.data(), heads / view.heads_kv(),
-            q_stride,   out_stride, steps::resolve_scale(scale, view.head_dim()),
+    return {view,
+            q.data(),
+            out.data(),
+            heads / view.heads_kv(),
+            q_stride,
+            out_stride,
+            steps::resolve_scale(scale, view.head_dim()),
             options.report};
 }
 
-inline void check_params(const sparq_params& params, std::size_t head_dim) {
+SPARQ_PER_ISA inline void check_params(const sparq_params& params, std::size_t head_dim) {
     if (params.r == 0 || params.r > head_dim)
         refuse("r", params.r, "1 .. d_h = " + std::to_string(head_dim));
     require_at_least_one("k", params.k);
@@ -103,12 +111,11 @@ inline void check_params(const sparq_params& params, std::size_t head_dim) {
 
 /// Sizes a report before the work; tasks then fill in their heads.
 template <class T, class Label>
-void begin_report(const attention_request<T, Label>& request, const step_bytes& bytes,
-                  std::size_t tokens_per_head, bool dense) {
+SPARQ_PER_ISA void begin_report(const attention_request<T, Label>& request, const step_bytes& bytes,
+                                std::size_t tokens_per_head, bool dense) {
     attention_report* report = request.report;
     if (report == nullptr) return;
-    const std::size_t tokens =
-        report->keep_tokens ? tokens_per_head * request.view.heads_kv() : 0;
+    const std::size_t tokens = report->keep_tokens ? tokens_per_head * request.view.heads_kv() : 0;
     report->heads.reserve(request.heads_q());  // what may throw comes first
     report->tokens.reserve(tokens);
     report->heads.resize(request.heads_q());
@@ -121,7 +128,7 @@ void begin_report(const attention_request<T, Label>& request, const step_bytes& 
 
 /// Bytes of K and V in `tokens` tokens of every KV head.
 template <class T, class Label>
-std::size_t row_bytes(const kv_view<T, Label>& view, std::size_t tokens) noexcept {
+SPARQ_PER_ISA std::size_t row_bytes(const kv_view<T, Label>& view, std::size_t tokens) noexcept {
     return view.heads_kv() * tokens * (view.head_dim() + view.value_dim()) * sizeof(T);
 }
 

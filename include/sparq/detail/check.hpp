@@ -8,35 +8,36 @@
 #include <stdexcept>
 #include <string>
 
-#include "../version.hpp"
+#include "../config.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 namespace detail {
 
-[[noreturn]] inline void refuse(const std::string& argument, const std::string& value,
-                                const std::string& allowed) {
+[[noreturn]] SPARQ_PER_ISA inline void refuse(const std::string& argument, const std::string& value,
+                                              const std::string& allowed) {
     throw std::invalid_argument("sparq: " + argument + " is " + value + ", allowed is " + allowed);
 }
 
-[[noreturn]] inline void refuse(const std::string& argument, std::size_t value,
-                                const std::string& allowed) {
+[[noreturn]] SPARQ_PER_ISA inline void refuse(const std::string& argument, std::size_t value,
+                                              const std::string& allowed) {
     refuse(argument, std::to_string(value), allowed);
 }
 
-inline void require_at_least_one(const char* argument, std::size_t value) {
+SPARQ_PER_ISA inline void require_at_least_one(const char* argument, std::size_t value) {
     if (value == 0) refuse(argument, value, "1 or more");
 }
 
-inline void require_size(const char* argument, std::size_t size, std::size_t wanted,
-                         const char* meaning) {
+SPARQ_PER_ISA inline void require_size(const char* argument, std::size_t size, std::size_t wanted,
+                                       const char* meaning) {
     if (size != wanted)
         refuse(argument, "of size " + std::to_string(size),
                std::to_string(wanted) + " (" + meaning + ")");
 }
 
 /// a * b, or a refusal naming `argument` when it leaves the range of objects.
-inline std::size_t checked_product(const char* argument, std::size_t a, std::size_t b) {
+SPARQ_PER_ISA inline std::size_t checked_product(const char* argument, std::size_t a,
+                                                 std::size_t b) {
     constexpr auto limit = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
     if (a != 0 && b > limit / a)
         refuse(argument, std::to_string(a) + " * " + std::to_string(b),
@@ -44,8 +45,8 @@ inline std::size_t checked_product(const char* argument, std::size_t a, std::siz
     return a * b;
 }
 
-inline bool overlaps(const void* a, std::size_t a_bytes, const void* b,
-                     std::size_t b_bytes) noexcept {
+SPARQ_PER_ISA inline bool overlaps(const void* a, std::size_t a_bytes, const void* b,
+                                   std::size_t b_bytes) noexcept {
     const auto first = reinterpret_cast<std::uintptr_t>(a);
     const auto second = reinterpret_cast<std::uintptr_t>(b);
     return a_bytes != 0 && b_bytes != 0 && first < second + b_bytes && second < first + a_bytes;

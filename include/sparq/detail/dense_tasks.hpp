@@ -56,8 +56,7 @@ class dense_tasks {
             request_.report_head(g, h, 1.0f, kernels::log_sum_exp(all.state[h]));
         }
         if (request_.report != nullptr && request_.report->keep_tokens) {
-            std::uint32_t* tokens =
-                request_.report->tokens.data() + g * request_.view.seq_len();
+            std::uint32_t* tokens = request_.report->tokens.data() + g * request_.view.seq_len();
             std::iota(tokens, tokens + request_.view.seq_len(), std::uint32_t{0});
         }
     }

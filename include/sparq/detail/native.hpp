@@ -29,7 +29,7 @@ void exponential(nowhere);
 
 #if defined(SPARQ_HAS_X86)
 
-using word_block = __m128i;   // 8 two-byte elements
+using word_block = __m128i;  // 8 two-byte elements
 using float_block = __m128;  // 4 floats
 
 SPARQ_ALWAYS_INLINE word_block load_words(const void* p) noexcept {
@@ -78,8 +78,8 @@ SPARQ_ALWAYS_INLINE __m128 widen_half_words(__m128i words) noexcept {
     normal = _mm_add_epi32(normal, _mm_and_si128(special, rebias));
     // A subnormal gets the exponent of 2^-14 and loses the implicit one again.
     const __m128i one = _mm_set1_epi32(113 << 23);
-    const __m128 small = _mm_sub_ps(_mm_castsi128_ps(_mm_add_epi32(magnitude, one)),
-                                    _mm_castsi128_ps(one));
+    const __m128 small =
+        _mm_sub_ps(_mm_castsi128_ps(_mm_add_epi32(magnitude, one)), _mm_castsi128_ps(one));
     const __m128i chosen = _mm_or_si128(_mm_and_si128(subnormal, _mm_castps_si128(small)),
                                         _mm_andnot_si128(subnormal, normal));
     return _mm_castsi128_ps(_mm_or_si128(chosen, sign));
@@ -242,8 +242,7 @@ SPARQ_ALWAYS_INLINE float_block zip_lower(float_block a, float_block b) noexcept
 SPARQ_ALWAYS_INLINE float_block zip_upper(float_block a, float_block b) noexcept {
     return vzip2q_f32(a, b);
 }
-SPARQ_ALWAYS_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b,
-                                             float32x4_t c) noexcept {
+SPARQ_ALWAYS_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c) noexcept {
     return vfmaq_f32(c, a, b);
 }
 SPARQ_ALWAYS_INLINE unsigned mask_at_least(float32x4_t a, float32x4_t b) noexcept {

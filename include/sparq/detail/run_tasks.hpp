@@ -29,7 +29,8 @@ class scratch_pool {
    public:
     static constexpr std::size_t most_blocks = 64;
 
-    scratch_pool(std::byte* memory, std::size_t block_bytes, std::size_t blocks) noexcept
+    SPARQ_PER_ISA scratch_pool(std::byte* memory, std::size_t block_bytes,
+                               std::size_t blocks) noexcept
         : memory_(memory),
           block_bytes_(block_bytes),
           free_(blocks >= most_blocks ? ~std::uint64_t{0} : (std::uint64_t{1} << blocks) - 1) {}
@@ -37,7 +38,7 @@ class scratch_pool {
     [[nodiscard]] std::byte* block(std::size_t i) const noexcept {
         return memory_ + i * block_bytes_;
     }
-    std::size_t acquire() noexcept {
+    SPARQ_PER_ISA std::size_t acquire() noexcept {
         std::uint64_t free = free_.load(std::memory_order_relaxed);
         for (;;) {
             if (free == 0) {  // more tasks at a time than blocks: wait for one to end
@@ -49,7 +50,7 @@ class scratch_pool {
             }
         }
     }
-    void release(std::size_t i) noexcept {
+    SPARQ_PER_ISA void release(std::size_t i) noexcept {
         free_.fetch_or(std::uint64_t{1} << i, std::memory_order_release);
     }
 
@@ -60,7 +61,7 @@ class scratch_pool {
 };
 
 template <class Tasks>
-void run_head(const Tasks& tasks, std::size_t g, std::byte* scratch) noexcept {
+SPARQ_PER_ISA void run_head(const Tasks& tasks, std::size_t g, std::byte* scratch) noexcept {
     tasks.prepare(g, scratch);
     for (std::size_t c = 0; c < tasks.chunks(); ++c) tasks.chunk(g, scratch, c);
     tasks.finish(g, scratch);
@@ -70,13 +71,13 @@ void run_head(const Tasks& tasks, std::size_t g, std::byte* scratch) noexcept {
 inline constexpr std::size_t split_below_heads = 16;
 
 template <class Tasks>
-std::size_t scratch_blocks(const Tasks& tasks) noexcept {
+SPARQ_PER_ISA std::size_t scratch_blocks(const Tasks& tasks) noexcept {
     return tasks.heads() < scratch_pool::most_blocks ? tasks.heads() : scratch_pool::most_blocks;
 }
 
 /// @param memory  scratch_blocks() blocks of scratch_bytes()
 template <class Tasks, class Executor>
-void run_tasks(const Tasks& tasks, std::byte* memory, Executor& executor) {
+SPARQ_PER_ISA void run_tasks(const Tasks& tasks, std::byte* memory, Executor& executor) {
     scratch_pool pool(memory, tasks.scratch_bytes(), scratch_blocks(tasks));
     constexpr bool serial = std::is_same_v<std::remove_cv_t<Executor>, serial_executor>;
     if (serial || tasks.chunks() == 1 || tasks.heads() >= split_below_heads) {
@@ -98,8 +99,8 @@ void run_tasks(const Tasks& tasks, std::byte* memory, Executor& executor) {
 /// The share of thread ith of nth; `memory` holds one block a head. Every thread calls
 /// barrier() the same number of times: twice, or never when the heads go round evenly.
 template <class Tasks, class Barrier>
-void run_share(const Tasks& tasks, std::byte* memory, std::size_t ith, std::size_t nth,
-               Barrier& barrier) {
+SPARQ_PER_ISA void run_share(const Tasks& tasks, std::byte* memory, std::size_t ith,
+                             std::size_t nth, Barrier& barrier) {
     const std::size_t heads = tasks.heads(), total = heads * tasks.chunks();
     const auto block = [&](std::size_t g) { return memory + g * tasks.scratch_bytes(); };
     if (tasks.chunks() == 1 || heads % nth == 0 || heads >= 8 * nth) {

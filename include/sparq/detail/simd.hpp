@@ -139,8 +139,8 @@ SPARQ_ALWAYS_INLINE f32<Arch> multiply_add(const f32<Arch>& a, const f32<Arch>& 
         return a * b + c;
     } else {
         using reg = typename f32<Arch>::register_type;
-        return f32<Arch>(native::multiply_add(static_cast<reg>(a), static_cast<reg>(b),
-                                              static_cast<reg>(c)));
+        return f32<Arch>(
+            native::multiply_add(static_cast<reg>(a), static_cast<reg>(b), static_cast<reg>(c)));
     }
 }
 
@@ -205,8 +205,7 @@ SPARQ_ALWAYS_INLINE void reduce_lanes(const std::array<f32<Arch>, 4>& x, float* 
 
 /// out[i] = the sum of the lanes of x[i].
 template <class Arch>
-SPARQ_ALWAYS_INLINE void sum_lanes_of_four(const std::array<f32<Arch>, 4>& x,
-                                           float* out) noexcept {
+SPARQ_ALWAYS_INLINE void sum_lanes_of_four(const std::array<f32<Arch>, 4>& x, float* out) noexcept {
     reduce_lanes<Arch>(
         x, out, [](float a, float b) { return a + b; },
         [](auto a, auto b) { return native::add(a, b); });

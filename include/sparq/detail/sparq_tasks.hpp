@@ -34,11 +34,11 @@ class sparq_tasks {
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
 
     void begin_report() const {
-        detail::begin_report(request_,
-                             {steps::scan_bytes(request_.view, params_.r),
-                              row_bytes(request_.view, params_.k),
-                              mean_tail_ ? steps::tail_bytes(request_.view) : 0},
-                             params_.k, false);
+        detail::begin_report(
+            request_,
+            {steps::scan_bytes(request_.view, params_.r), row_bytes(request_.view, params_.k),
+             mean_tail_ ? steps::tail_bytes(request_.view) : 0},
+            params_.k, false);
     }
 
     /// i1 and the temperatures.
@@ -89,15 +89,15 @@ class sparq_tasks {
         if (mean_tail_)
             steps::mean_value<Arch>(request_.view, g, at<double>(scratch, sums_),
                                     at<float>(scratch, mean_));
-        for (std::size_t h = 0; h < request_.group; ++h) finish_head(g, h, weights, result, scratch);
+        for (std::size_t h = 0; h < request_.group; ++h)
+            finish_head(g, h, weights, result, scratch);
     }
 
    private:
     void finish_head(std::size_t g, std::size_t h, const steps::approximate_weights& weights,
                      const steps::partial_attention& result, std::byte* scratch) const noexcept {
-        const float covered =
-            steps::covered_mass<Arch>(weights, h, at<std::uint32_t>(scratch, chosen_), params_.k,
-                                      at<float>(scratch, top_k_));
+        const float covered = steps::covered_mass<Arch>(
+            weights, h, at<std::uint32_t>(scratch, chosen_), params_.k, at<float>(scratch, top_k_));
         float* out = request_.out_row(g, h);
         steps::finish_attention(result, h, request_.view.value_dim(), out);
         if (mean_tail_)

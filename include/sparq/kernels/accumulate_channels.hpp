@@ -21,9 +21,8 @@ namespace detail {
 
 template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
 void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
-                             const Label* const* channels, std::size_t n, bool first,
-                             float* logits, std::size_t logits_stride,
-                             const Label* const* upcoming) noexcept {
+                             const Label* const* channels, std::size_t n, bool first, float* logits,
+                             std::size_t logits_stride, const Label* const* upcoming) noexcept {
     using vec = simd::f32<Arch>;
     const Label* channel[Channels];
     vec weight[Heads][Channels];
@@ -31,7 +30,7 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
     for (std::size_t h = 0; h < Heads; ++h)
         for (std::size_t i = 0; i < Channels; ++i)
             weight[h][i] = simd::splat<Arch>(weights[h * weights_stride + i]);
-    const auto add = [&](vec (&sum)[Heads], std::size_t i, const vec& key) {
+    const auto add = [&](vec(&sum)[Heads], std::size_t i, const vec& key) {
         for (std::size_t h = 0; h < Heads; ++h)
             sum[h] = simd::multiply_add<Arch>(weight[h][i], key, sum[h]);
     };
@@ -39,8 +38,8 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
     const auto whole_vector = [&](std::size_t t) {
         vec sum[Heads];
         for (std::size_t h = 0; h < Heads; ++h)
-            sum[h] = first ? simd::splat<Arch>(0.0f)
-                           : simd::load<Arch>(logits + h * logits_stride + t);
+            sum[h] =
+                first ? simd::splat<Arch>(0.0f) : simd::load<Arch>(logits + h * logits_stride + t);
         for (std::size_t i = 0; i < Channels; ++i) add(sum, i, simd::load<Arch>(channel[i] + t));
         for (std::size_t h = 0; h < Heads; ++h)
             simd::store<Arch>(logits + h * logits_stride + t, sum[h]);
@@ -78,8 +77,8 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
 /// @param upcoming  [count] pointers to n tokens each that are wanted next, or null
 template <class Arch, class Label>
 void accumulate_channels(const float* weights, std::size_t group, std::size_t weights_stride,
-                         const Label* const* channels, std::size_t count, std::size_t n,
-                         bool first, float* logits, std::size_t logits_stride,
+                         const Label* const* channels, std::size_t count, std::size_t n, bool first,
+                         float* logits, std::size_t logits_stride,
                          const Label* const* upcoming = nullptr) noexcept {
     detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t head) {
         const float* w = weights + head * weights_stride;

@@ -88,8 +88,8 @@ void accumulate_rows(const float* weights, std::size_t group, std::size_t weight
                 w, weights_stride, rescale + first, rows, n, c, 0, s, sums_stride, asked(c));
         for (; c < width; c += lanes) {
             const std::size_t partial = c + lanes <= width ? 0 : width - c;
-            detail::accumulate_columns<Arch, heads(), 1>(
-                w, weights_stride, rescale + first, rows, n, c, partial, s, sums_stride, asked(c));
+            detail::accumulate_columns<Arch, heads(), 1>(w, weights_stride, rescale + first, rows,
+                                                         n, c, partial, s, sums_stride, asked(c));
         }
     });
 }

@@ -21,7 +21,8 @@ void convert_row(const From* from, std::size_t n, To* to) noexcept {
         std::size_t i = 0;
         for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
             simd::store<Arch>(to + i, simd::load<Arch>(from + i));
-        if (i < n) simd::store_partial<Arch>(to + i, simd::load_partial<Arch>(from + i, n - i), n - i);
+        if (i < n)
+            simd::store_partial<Arch>(to + i, simd::load_partial<Arch>(from + i, n - i), n - i);
     }
 }
 

@@ -64,10 +64,9 @@ SPARQ_ALWAYS_INLINE void dot_four_rows(const float* queries, std::size_t query_s
         add_columns(c, {simd::load<Arch>(row[0] + c), simd::load<Arch>(row[1] + c),
                         simd::load<Arch>(row[2] + c), simd::load<Arch>(row[3] + c)});
     if (const std::size_t n = width - c; n != 0)
-        add_columns(c, {simd::load_partial<Arch>(row[0] + c, n),
-                        simd::load_partial<Arch>(row[1] + c, n),
-                        simd::load_partial<Arch>(row[2] + c, n),
-                        simd::load_partial<Arch>(row[3] + c, n)});
+        add_columns(
+            c, {simd::load_partial<Arch>(row[0] + c, n), simd::load_partial<Arch>(row[1] + c, n),
+                simd::load_partial<Arch>(row[2] + c, n), simd::load_partial<Arch>(row[3] + c, n)});
 
     for (std::size_t h = 0; h < Heads; ++h) simd::sum_lanes_of_four<Arch>(sum[h], sums[h]);
 }
@@ -110,10 +109,10 @@ void dot_rows(const float* queries, std::size_t group, std::size_t query_stride,
               const T* const* rows, std::size_t n, std::size_t width, float* logits,
               std::size_t logits_stride, const upcoming_rows<T>& upcoming = {}) noexcept {
     detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
-        detail::dot_rows_of_heads<Arch, heads()>(
-            queries + first * query_stride, query_stride, rows, n, width,
-            logits + first * logits_stride, logits_stride,
-            first == 0 ? upcoming : upcoming_rows<T>{});
+        detail::dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows,
+                                                 n, width, logits + first * logits_stride,
+                                                 logits_stride,
+                                                 first == 0 ? upcoming : upcoming_rows<T>{});
     });
 }
 

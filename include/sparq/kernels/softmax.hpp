@@ -2,7 +2,7 @@
 // Pieces of a softmax over contiguous logits, and how partial ones merge.
 //
 // Numerics: float; lane i sums the elements i (mod lanes) in ascending order, then
-// sum_lanes. exp is xsimd's, within 2 ulp, 0 below -87.7. A logit that is not finite
+// sum_lanes. exp is within 2 ulp, 0 below -87.7 or less. A logit that is not finite
 // makes the sum NaN, whatever its weight would be: so a NaN or an infinity that was
 // read is seen in the result.
 #pragma once
@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "../config.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -30,7 +31,8 @@ struct softmax_factors {
 };
 
 /// Merges `other` into `state`. An empty state is neutral.
-inline softmax_factors merge_softmax(softmax_state& state, const softmax_state& other) noexcept {
+SPARQ_PER_ISA inline softmax_factors merge_softmax(softmax_state& state,
+                                                   const softmax_state& other) noexcept {
     const float maximum = state.maximum < other.maximum ? other.maximum : state.maximum;
     const auto factor = [maximum](const softmax_state& s) {
         return s.maximum == maximum ? 1.0f : std::exp(s.maximum - maximum);
@@ -42,7 +44,7 @@ inline softmax_factors merge_softmax(softmax_state& state, const softmax_state& 
 }
 
 /// ln of the sum of exp(x) over all that went into the state.
-inline float log_sum_exp(const softmax_state& state) noexcept {
+SPARQ_PER_ISA inline float log_sum_exp(const softmax_state& state) noexcept {
     return state.maximum + std::log(state.sum);
 }
 
@@ -80,8 +82,8 @@ SPARQ_ALWAYS_INLINE simd::f32<Arch> maxima_of(const float* x, std::size_t n) noe
 /// Lane-wise sums of exp(x[i] - shift), NaN where a logit is not finite; with Write,
 /// weights[i] = exp(x[i] - shift) as well (weights may be x).
 template <class Arch, bool Write>
-SPARQ_ALWAYS_INLINE simd::f32<Arch> sums_of_exponentials(const float* x, std::size_t n,
-                                                         float shift, float* weights) noexcept {
+SPARQ_ALWAYS_INLINE simd::f32<Arch> sums_of_exponentials(const float* x, std::size_t n, float shift,
+                                                         float* weights) noexcept {
     const auto zero = simd::splat<Arch>(0.0f), offset = simd::splat<Arch>(shift);
     auto sum = zero, poison = zero;
     const auto add = [&](const simd::f32<Arch>& logit) {
@@ -114,8 +116,7 @@ float exponential_sum(const float* x, std::size_t n, float shift) noexcept {
 /// The state of n >= 1 logits.
 template <class Arch>
 softmax_state softmax_of(const float* x, std::size_t n) noexcept {
-    const float maximum =
-        sparq::detail::simd::greatest_lane<Arch>(detail::maxima_of<Arch>(x, n));
+    const float maximum = sparq::detail::simd::greatest_lane<Arch>(detail::maxima_of<Arch>(x, n));
     return {maximum, exponential_sum<Arch>(x, n, maximum)};
 }
 

@@ -35,12 +35,12 @@ namespace simd = sparq::detail::simd;
 inline constexpr std::size_t group_vectors = 16;
 
 /// Monotone from floats (without NaN) to integers, and back.
-constexpr std::int32_t to_ordered(float x) noexcept {
+SPARQ_PER_ISA constexpr std::int32_t to_ordered(float x) noexcept {
     const auto bits = std::bit_cast<std::int32_t>(x);
     return bits < 0 ? static_cast<std::int32_t>(0x80000000u - std::bit_cast<std::uint32_t>(x))
                     : bits;
 }
-constexpr float from_ordered(std::int32_t key) noexcept {
+SPARQ_PER_ISA constexpr float from_ordered(std::int32_t key) noexcept {
     const auto bits = std::bit_cast<std::uint32_t>(key);
     return std::bit_cast<float>(key < 0 ? 0x80000000u - bits : bits);
 }
@@ -134,7 +134,7 @@ float find_lower_bound(const float* scores, std::size_t n, std::size_t k, float*
 }
 
 /// Floats of scratch that top_k needs for n scores.
-constexpr std::size_t top_k_scratch_floats(std::size_t n) noexcept {
+SPARQ_PER_ISA constexpr std::size_t top_k_scratch_floats(std::size_t n) noexcept {
     return n + n / detail::group_vectors;
 }
 
@@ -148,8 +148,7 @@ float top_k(const float* scores, std::size_t n, std::size_t k, float* scratch,
             std::uint32_t* indices) noexcept {
     float* candidates = scratch + n / detail::group_vectors;
     const float bound = find_lower_bound<Arch>(scores, n, k, scratch);
-    const std::size_t found =
-        detail::collect_at_least<Arch>(scores, n, bound, candidates, indices);
+    const std::size_t found = detail::collect_at_least<Arch>(scores, n, bound, candidates, indices);
     if (found < k) {  // NaN among the scores: they fill up, the oldest first
         std::size_t count = 0, missing = k - found;
         for (std::size_t i = 0; i < n; ++i) {

@@ -41,17 +41,19 @@ struct label_place {
     std::size_t offset = 0;
 
     /// Pointers to the run in channels [first, first + count) of the chosen components.
-    void point(const scan_weights& weights, std::size_t first, std::size_t count,
-               const Label** channels) const noexcept {
+    SPARQ_PER_ISA void point(const scan_weights& weights, std::size_t first, std::size_t count,
+                             const Label** channels) const noexcept {
         for (std::size_t c = 0; c < count; ++c)
-            channels[c] = part->keys_t + weights.components[first + c] * part->channel_stride + offset;
+            channels[c] =
+                part->keys_t + weights.components[first + c] * part->channel_stride + offset;
     }
 };
 
 /// Where the labels of the token lie that the cursor comes to next, if it has any.
 template <class T, class Label>
-label_place<T, Label> place_of(const kv_view<T, Label>& view, token_cursor<T, Label> cursor,
-                               std::size_t token) noexcept {
+SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
+                                             token_cursor<T, Label> cursor,
+                                             std::size_t token) noexcept {
     if (token >= view.seq_len()) return {};
     cursor.seek(token);
     if (cursor.offset() >= cursor.segment().labelled) return {};
@@ -133,14 +135,15 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
             t += n;
         }
         for (std::size_t h = 0; h < weights.heads; ++h)
-            kernels::merge_softmax(state[h * state_stride],
-                                   kernels::softmax_of<Arch>(logits + h * stride + block,
-                                                             block_end - block));
+            kernels::merge_softmax(
+                state[h * state_stride],
+                kernels::softmax_of<Arch>(logits + h * stride + block, block_end - block));
     }
 }
 
 /// ln of the sum of exp of a head's logits, from the states of its chunks.
-inline float merge_chunks(const kernels::softmax_state* states, std::size_t chunks) noexcept {
+SPARQ_PER_ISA inline float merge_chunks(const kernels::softmax_state* states,
+                                        std::size_t chunks) noexcept {
     kernels::softmax_state all;
     for (std::size_t c = 0; c < chunks; ++c) kernels::merge_softmax(all, states[c]);
     return kernels::log_sum_exp(all);
@@ -148,7 +151,7 @@ inline float merge_chunks(const kernels::softmax_state* states, std::size_t chun
 
 /// Bytes of keys that the scan of all heads reads.
 template <class T, class Label>
-std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
+SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
     std::size_t bytes = 0;
     for (std::size_t s = 0; s < view.segments_per_head(); ++s)
         for (std::size_t g = 0; g < view.heads_kv(); ++g) {

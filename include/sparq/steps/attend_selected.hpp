@@ -53,7 +53,7 @@ struct partial_attention {
     float* sums;                    ///< [heads, stride]
     std::size_t heads, stride;
 
-    void clear() const noexcept {
+    SPARQ_PER_ISA void clear() const noexcept {
         std::fill_n(state, heads, kernels::softmax_state{});
         std::fill_n(sums, heads * stride, 0.0f);
     }
@@ -78,7 +78,8 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_b
     float rescale[attend_block_heads];
     for (std::size_t first = 0; first < q.heads; first += attend_block_heads) {
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
-        const auto upcoming = [first](const T* const* wanted, std::size_t count, std::size_t width) {
+        const auto upcoming = [first](const T* const* wanted, std::size_t count,
+                                      std::size_t width) {
             return kernels::upcoming_rows<T>{wanted, first == 0 ? count : 0, width};
         };
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
@@ -94,8 +95,8 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_b
 
 /// The rows of tokens token_at(first), token_at(first + 1), .. up to a block of them.
 template <class T, class Label, class TokenAt>
-void fill_block(row_block<T>& rows, std::size_t first, std::size_t count, const TokenAt& token_at,
-                token_cursor<T, Label>& cursor) noexcept {
+SPARQ_PER_ISA void fill_block(row_block<T>& rows, std::size_t first, std::size_t count,
+                              const TokenAt& token_at, token_cursor<T, Label>& cursor) noexcept {
     rows.count = first < count ? std::min(attend_block_tokens, count - first) : 0;
     for (std::size_t j = 0; j < rows.count; ++j) {
         cursor.seek(token_at(first + j));
@@ -115,7 +116,8 @@ void attend_tokens(const kv_view<T, Label>& view, std::size_t g, const scaled_qu
     kernels::upcoming_rows<T>{blocks[0].keys, blocks[0].count, view.head_dim()}.prefetch(
         0, attend_block_tokens);
     std::size_t current = 0;
-    for (std::size_t first = 0; first < count; first += attend_block_tokens, current = 1 - current) {
+    for (std::size_t first = 0; first < count;
+         first += attend_block_tokens, current = 1 - current) {
         row_block<T>& next = blocks[1 - current];
         fill_block(next, first + attend_block_tokens, count, token_at, cursor);
         attend_block<Arch>(q, blocks[current], next, view.head_dim(), view.value_dim(), result);
@@ -123,8 +125,8 @@ void attend_tokens(const kv_view<T, Label>& view, std::size_t g, const scaled_qu
 }
 
 /// Adds `other` to `result`.
-inline void merge_attention(const partial_attention& result,
-                            const partial_attention& other) noexcept {
+SPARQ_PER_ISA inline void merge_attention(const partial_attention& result,
+                                          const partial_attention& other) noexcept {
     for (std::size_t h = 0; h < result.heads; ++h) {
         const kernels::softmax_factors factors =
             kernels::merge_softmax(result.state[h], other.state[h]);
@@ -137,8 +139,8 @@ inline void merge_attention(const partial_attention& result,
 
 /// The weighted mean of head h. An infinite result comes from an infinite input and
 /// becomes NaN like any other that is not finite.
-inline void finish_attention(const partial_attention& result, std::size_t h, std::size_t value_dim,
-                             float* out) noexcept {
+SPARQ_PER_ISA inline void finish_attention(const partial_attention& result, std::size_t h,
+                                           std::size_t value_dim, float* out) noexcept {
     const float sum = result.state[h].sum;
     for (std::size_t c = 0; c < value_dim; ++c) {
         const float y = result.sums[h * result.stride + c] / sum;
@@ -148,7 +150,8 @@ inline void finish_attention(const partial_attention& result, std::size_t h, std
 
 /// Floats of scratch for a partial_attention and the queries of `heads` heads.
 template <class Arch>
-constexpr std::size_t partial_floats(std::size_t heads, std::size_t value_dim) noexcept {
+SPARQ_PER_ISA constexpr std::size_t partial_floats(std::size_t heads,
+                                                   std::size_t value_dim) noexcept {
     return heads * (2 + detail::simd::padded<Arch>(value_dim));
 }
 
@@ -185,12 +188,12 @@ void attend_selected(const kv_view<T, Label>& view, std::size_t g, std::span<con
     detail::check_scale(scale);
     workspace scratch;
     const std::size_t floats = steps::partial_floats<Arch>(group, view.value_dim());
-    auto* memory = reinterpret_cast<float*>(scratch.prepare(
-        (floats + group * detail::simd::padded<Arch>(head_dim)) * sizeof(float)));
+    auto* memory = reinterpret_cast<float*>(
+        scratch.prepare((floats + group * detail::simd::padded<Arch>(head_dim)) * sizeof(float)));
     const auto result = steps::place_partial<Arch>(memory, group, view.value_dim());
-    const auto queries = steps::scale_queries<Arch>(
-        {q.data(), group, head_dim, head_dim}, steps::resolve_scale(scale, head_dim),
-        memory + floats);
+    const auto queries =
+        steps::scale_queries<Arch>({q.data(), group, head_dim, head_dim},
+                                   steps::resolve_scale(scale, head_dim), memory + floats);
     result.clear();
     steps::attend_tokens<Arch>(
         view, g, queries, tokens.size(), [&](std::size_t j) { return tokens[j]; }, result);

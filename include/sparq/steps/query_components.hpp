@@ -32,7 +32,7 @@ struct query_group {
 };
 
 /// Bytes of scratch for choose_components: magnitudes, then what top_k wants.
-constexpr std::size_t component_scratch_floats(std::size_t head_dim) noexcept {
+SPARQ_PER_ISA constexpr std::size_t component_scratch_floats(std::size_t head_dim) noexcept {
     return head_dim + kernels::top_k_scratch_floats(head_dim);
 }
 
@@ -67,7 +67,7 @@ float inverse_temperature(const float* q, std::size_t head_dim, const std::uint3
 }
 
 /// What a scale of 0 stands for.
-inline float resolve_scale(float scale, std::size_t head_dim) noexcept {
+SPARQ_PER_ISA inline float resolve_scale(float scale, std::size_t head_dim) noexcept {
     return scale != 0.0f ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim));
 }
 
@@ -75,12 +75,12 @@ inline float resolve_scale(float scale, std::size_t head_dim) noexcept {
 
 namespace detail {
 
-inline void check_scale(float scale) {
+SPARQ_PER_ISA inline void check_scale(float scale) {
     if (!std::isfinite(scale)) refuse("scale", std::to_string(scale), "finite, 0 for 1/sqrt(d_h)");
 }
 
 /// The head dimension of a group, or a refusal.
-inline std::size_t check_group(std::span<const float> q, std::size_t group) {
+SPARQ_PER_ISA inline std::size_t check_group(std::span<const float> q, std::size_t group) {
     require_at_least_one("group", group);
     if (q.empty() || q.size() % group != 0)
         refuse("q", "of size " + std::to_string(q.size()),
@@ -88,7 +88,8 @@ inline std::size_t check_group(std::span<const float> q, std::size_t group) {
     return q.size() / group;
 }
 
-inline void check_components(std::span<const std::uint32_t> components, std::size_t head_dim) {
+SPARQ_PER_ISA inline void check_components(std::span<const std::uint32_t> components,
+                                           std::size_t head_dim) {
     if (components.empty() || components.size() > head_dim)
         refuse("r", components.size(), "1 .. d_h = " + std::to_string(head_dim));
     for (const std::uint32_t c : components)

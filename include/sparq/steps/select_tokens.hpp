@@ -53,7 +53,8 @@ void rank_by_weight(const approximate_weights& weights, float* ranking) noexcept
     if (first) std::fill_n(ranking, weights.tokens, 0.0f);
 }
 
-inline void rank_by_logit(const approximate_weights& weights, float* ranking) noexcept {
+SPARQ_PER_ISA inline void rank_by_logit(const approximate_weights& weights,
+                                        float* ranking) noexcept {
     std::fill_n(ranking, weights.tokens, 0.0f);
     for (std::size_t h = 0; h < weights.heads; ++h)
         for (std::size_t t = 0; weights.is_finite(h) && t < weights.tokens; ++t)
@@ -65,7 +66,8 @@ inline constexpr float least_reliable_weight = 1e-30f;
 
 /// Gives the tokens under that their logarithm instead: less than any sum, and in the
 /// order that sums without underflow would have. Slow, seldom needed.
-inline void rank_small_weights(const approximate_weights& weights, float* ranking) noexcept {
+SPARQ_PER_ISA inline void rank_small_weights(const approximate_weights& weights,
+                                             float* ranking) noexcept {
     for (std::size_t t = 0; t < weights.tokens; ++t) {
         if (ranking[t] >= least_reliable_weight) continue;
         kernels::softmax_state sum;
@@ -122,8 +124,7 @@ template <class Arch>
 float covered_mass(const approximate_weights& weights, std::size_t h, const std::uint32_t* chosen,
                    std::size_t count, float* scratch) noexcept {
     for (std::size_t j = 0; j < count; ++j) scratch[j] = weights.head(h)[chosen[j]];
-    const float mass =
-        kernels::exponential_sum<Arch>(scratch, count, weights.log_sum_exp[h]);
+    const float mass = kernels::exponential_sum<Arch>(scratch, count, weights.log_sum_exp[h]);
     return mass > 1.0f ? 1.0f : mass;
 }
 
@@ -132,8 +133,8 @@ float covered_mass(const approximate_weights& weights, std::size_t h, const std:
 namespace detail {
 
 /// The weights of a group in caller's spans, or a refusal.
-inline steps::approximate_weights check_weights(std::span<const float> logits,
-                                                std::span<const float> log_sum_exp) {
+SPARQ_PER_ISA inline steps::approximate_weights check_weights(std::span<const float> logits,
+                                                              std::span<const float> log_sum_exp) {
     require_at_least_one("G, the size of log_sum_exp,", log_sum_exp.size());
     const std::size_t group = log_sum_exp.size(), tokens = logits.size() / group;
     if (tokens == 0 || logits.size() % group != 0)
@@ -142,7 +143,7 @@ inline steps::approximate_weights check_weights(std::span<const float> logits,
     return {logits.data(), group, tokens, tokens, log_sum_exp.data()};
 }
 
-inline void check_tokens(std::span<const std::uint32_t> tokens, std::size_t seq_len) {
+SPARQ_PER_ISA inline void check_tokens(std::span<const std::uint32_t> tokens, std::size_t seq_len) {
     if (tokens.empty()) refuse("tokens", "empty", "at least one token");
     for (std::size_t j = 0; j < tokens.size(); ++j)
         if (tokens[j] >= seq_len || (j != 0 && tokens[j] <= tokens[j - 1]))
@@ -184,8 +185,7 @@ void select_tokens(std::span<const float> ranking, std::size_t local,
                    std::span<std::uint32_t> tokens) {
     const std::size_t n = ranking.size(), k = tokens.size();
     if (k == 0 || k > n) detail::refuse("k", k, "1 .. S = " + std::to_string(n));
-    if (n > std::numeric_limits<std::uint32_t>::max())
-        detail::refuse("S", n, "less than 2^32");
+    if (n > std::numeric_limits<std::uint32_t>::max()) detail::refuse("S", n, "less than 2^32");
     if (local > k) detail::refuse("local", local, "0 .. k = " + std::to_string(k));
     const std::size_t floats = kernels::top_k_scratch_floats(n);
     workspace scratch;
@@ -211,8 +211,7 @@ void covered_mass(std::span<const float> logits, std::span<const float> log_sum_
     workspace scratch;
     auto* memory = reinterpret_cast<float*>(scratch.prepare(tokens.size() * sizeof(float)));
     for (std::size_t h = 0; h < weights.heads; ++h)
-        covered[h] =
-            steps::covered_mass<Arch>(weights, h, tokens.data(), tokens.size(), memory);
+        covered[h] = steps::covered_mass<Arch>(weights, h, tokens.data(), tokens.size(), memory);
 }
 
 SPARQ_NAMESPACE_END

@@ -22,7 +22,7 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace steps {
 
-constexpr bool uses_mean_value(tail_estimate tail, std::size_t group) noexcept {
+SPARQ_PER_ISA constexpr bool uses_mean_value(tail_estimate tail, std::size_t group) noexcept {
     return tail == tail_estimate::mean_value || (tail == tail_estimate::automatic && group == 1);
 }
 
@@ -52,7 +52,8 @@ void mean_value(const kv_view<T, Label>& view, std::size_t g, double* scratch,
 }
 
 /// y = alpha * y + (1 - alpha) * mean for one query head; not finite becomes NaN.
-inline void add_tail(const float* mean, float covered, std::size_t value_dim, float* y) noexcept {
+SPARQ_PER_ISA inline void add_tail(const float* mean, float covered, std::size_t value_dim,
+                                   float* y) noexcept {
     for (std::size_t c = 0; c < value_dim; ++c) {
         const float blended = covered * y[c] + (1.0f - covered) * mean[c];
         y[c] = blended + (blended - blended);
@@ -61,7 +62,7 @@ inline void add_tail(const float* mean, float covered, std::size_t value_dim, fl
 
 /// Bytes that the mean values of all KV heads cost.
 template <class T, class Label>
-std::size_t tail_bytes(const kv_view<T, Label>& view) noexcept {
+SPARQ_PER_ISA std::size_t tail_bytes(const kv_view<T, Label>& view) noexcept {
     const std::size_t width = view.heads_kv() * view.value_dim();
     return view.value_sum(0) != nullptr ? width * sizeof(double)
                                         : width * view.seq_len() * sizeof(T);

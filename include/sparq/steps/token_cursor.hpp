@@ -13,7 +13,7 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace detail {
 
-inline void check_head(std::size_t g, std::size_t heads_kv) {
+SPARQ_PER_ISA inline void check_head(std::size_t g, std::size_t heads_kv) {
     if (g >= heads_kv) refuse("g", g, "less than heads_kv = " + std::to_string(heads_kv));
 }
 
@@ -25,10 +25,11 @@ namespace steps {
 template <class T, class Label>
 class token_cursor {
    public:
-    token_cursor(const kv_view<T, Label>& view, std::size_t g) noexcept : view_(view), g_(g) {}
+    SPARQ_PER_ISA token_cursor(const kv_view<T, Label>& view, std::size_t g) noexcept
+        : view_(view), g_(g) {}
 
     /// Goes to `token`, which is not before where the cursor stands and less than seq_len.
-    void seek(std::size_t token) noexcept {
+    SPARQ_PER_ISA void seek(std::size_t token) noexcept {
         while (token - first_ >= segment().tokens) {
             first_ += segment().tokens;
             ++index_;
@@ -43,10 +44,10 @@ class token_cursor {
     [[nodiscard]] std::size_t offset() const noexcept { return offset_; }
     [[nodiscard]] std::size_t left() const noexcept { return segment().tokens - offset_; }
 
-    [[nodiscard]] const T* key_row() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const T* key_row() const noexcept {
         return segment().keys + offset_ * segment().key_stride;
     }
-    [[nodiscard]] const T* value_row() const noexcept {
+    [[nodiscard]] SPARQ_PER_ISA const T* value_row() const noexcept {
         return segment().values + offset_ * segment().value_stride;
     }
 
