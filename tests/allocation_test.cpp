@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+// Every allocation of this program is counted, and fails on request: calls with a warm
+// workspace allocate nothing, and an append that runs out of memory changes nothing.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "engine_memory.hpp"
+
+namespace {
+
+std::atomic<size_t> allocations{0};
+std::atomic<long> allowed{-1};  // allocations until one fails; -1: none does
+
+void* allocate(size_t bytes, size_t alignment) {
+    ++allocations;
+    if (allowed >= 0 && allowed-- == 0) {
+        allowed = -1;
+        throw std::bad_alloc();
+    }
+    const size_t rounded = (std::max(bytes, size_t{1}) + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, rounded);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+void* operator new[](size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+void* operator new(size_t bytes, std::align_val_t align) {
+    return allocate(bytes, static_cast<size_t>(align));
+}
+void* operator new[](size_t bytes, std::align_val_t align) {
+    return allocate(bytes, static_cast<size_t>(align));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace {
+
+using sparq::half;
+using sparq::kv_cache;
+using test::calls;
+
+/// Allocations of the second call, the first of which warmed up workspace and report.
+template <class Call>
+size_t allocations_when_warm(const Call& call) {
+    call();
+    const size_t before = allocations;
+    call();
+    return allocations - before;
+}
+
+}  // namespace
+
+TEST_CASE("a call with a warm workspace allocates nothing", "[allocation]") {
+    for (test::shape dims : {test::shape{2, 1, 64, 64, 1000}, test::shape{1, 4, 64, 48, 5000}}) {
+        const test::problem p = test::make_problem(dims, 171);
+        const auto cache = test::make_cache<half>(p);
+        std::vector<float> out(dims.heads_q() * dims.value_dim);
+        sparq::workspace work;
+        sparq::attention_report report;
+        sparq::call_options options;
+        options.work = &work;
+        const sparq::sparq_params params{.r = 16, .k = 128, .local = 32};
+        const auto sparq_call = [&] { calls<half>::sparq(p.q, cache.view(), params, out, options); };
+        const auto dense_call = [&] { calls<half>::dense(p.q, cache.view(), 0, out, options); };
+        INFO(dims);
+        CHECK(allocations_when_warm(sparq_call) == 0);
+        CHECK(allocations_when_warm(dense_call) == 0);
+        report.keep_tokens = true;
+        options.report = &report;
+        CHECK(allocations_when_warm(sparq_call) == 0);
+        CHECK(allocations_when_warm(dense_call) == 0);
+        // Both kinds alternate on one workspace, and a shorter history needs no more.
+        CHECK(allocations_when_warm([&] { sparq_call(), dense_call(); }) == 0);
+        CHECK(work.bytes() > 0);
+        test::problem part = p;
+        part.dims.seq_len = 300;
+        const auto shorter = test::make_cache<half>(part);
+        const size_t before = allocations;
+        calls<half>::sparq(p.q, shorter.view(), params, out, options);
+        CHECK(allocations == before);
+    }
+}
+
+TEST_CASE("steps of a decode loop allocate nothing within reserved room", "[allocation]") {
+    const test::problem p = test::make_problem({2, 2, 32, 32, 600}, 172);
+    kv_cache<half> cache(2, 32);
+    cache.reserve(600);
+    std::vector<float> out(4 * 32);
+    sparq::workspace work;
+    sparq::call_options options;
+    options.work = &work;
+    {
+        const auto full = test::make_cache<half>(p);
+        calls<half>::sparq(p.q, full.view(), {.r = 8, .k = 64, .local = 16}, out, options);
+    }
+    test::append_rows(cache, p, 0, 100);
+    const size_t before = allocations;
+    for (size_t t = 100; t < 600; ++t) {
+        test::append_rows(cache, p, t, t + 1);
+        calls<half>::sparq(p.q, cache.view(), {.r = 8, .k = 64, .local = 16}, out, options);
+        if (t % 50 == 0) calls<half>::truncate(cache, t);
+        if (t % 50 == 0) test::append_rows(cache, p, t, t + 1);
+    }
+    CHECK(allocations == before);
+}
+
+TEST_CASE("a view storage and a planned step allocate nothing once grown", "[allocation]") {
+    const test::problem p = test::make_problem({2, 1, 16, 16, 200}, 173);
+    test::engine_memory<half> memory(p.dims, 200);
+    for (size_t t = 0; t < 200; ++t) memory.write(t, p, t);
+    sparq::key_labels<half> labels(2, 16, 16);
+    labels.append(memory.strided(), 200);
+    sparq::kv_view_storage<half> storage;
+    sparq::workspace work;
+    sparq::call_options options;
+    options.work = &work;
+    std::vector<float> out(2 * 16);
+    const sparq::token_range visible[] = {{3, 70}, {80, 200}};
+    CHECK(allocations_when_warm([&] {
+              const auto view = labels.view(memory.strided(), visible, storage);
+              const sparq::sparq_params params{.r = 4, .k = 30, .local = 5};
+              auto plan = sparq::plan_sparq<test::arch>(p.q, view, params, out, options);
+              plan.run(0, 1, [] {});
+          }) == 0);
+}
+
+TEST_CASE("an append that runs out of memory leaves the cache as it was", "[allocation]") {
+    const test::problem p = test::make_problem({2, 2, 24, 20, 2000}, 174);
+    const sparq::sparq_params params{.r = 8, .k = 40, .local = 5};
+    for (size_t start : test::sizes{0, 10, 250, 500}) {
+        size_t failures = 0;
+        for (long n = 0; n < 200; ++n) {
+            kv_cache<half> cache(2, 24, 20);
+            test::problem part = p;
+            part.dims.seq_len = start;
+            test::answer before;
+            if (start > 0) {
+                test::append_rows(cache, p, 0, start);
+                before = test::run_sparq(part, cache.view(), params);
+            }
+            const size_t capacity = cache.capacity();
+            bool failed = false;
+            allowed = n;
+            try {
+                test::append_rows(cache, p, start, 2000);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+            allowed = -1;
+            if (!failed) break;
+            ++failures;
+            INFO("start " << start << ", failing allocation " << n);
+            CHECK(cache.seq_len() == start);
+            CHECK(cache.capacity() >= capacity);
+            if (start > 0) CHECK(test::same_answer(test::run_sparq(part, cache.view(), params), before));
+            // And it can go on from there.
+            test::append_rows(cache, p, start, 2000);
+            CHECK(test::check_sparq(p, cache.view(), params) == "");
+        }
+        CHECK(failures > 0);
+        CHECK(failures < 200);
+    }
+}
+
+TEST_CASE("a call that runs out of memory throws and can be repeated", "[allocation]") {
+    const test::problem p = test::make_problem({1, 1, 24, 20, 300}, 175);
+    const auto cache = test::make_cache<half>(p);
+    const sparq::sparq_params params{.r = 8, .k = 40, .local = 5};
+    const auto want = test::run_sparq(p, cache.view(), params);
+    std::vector<float> out(20, 5.5f);
+    sparq::workspace work;
+    sparq::call_options options;
+    options.work = &work;
+    allowed = 0;
+    CHECK_THROWS_AS(calls<half>::sparq(p.q, cache.view(), params, out, options), std::bad_alloc);
+    allowed = -1;
+    CHECK(out == std::vector<float>(20, 5.5f));
+    calls<half>::sparq(p.q, cache.view(), params, out, options);
+    CHECK(test::same_bits(out, want.out));
+}
+
+TEST_CASE("a call that runs out of memory leaves its report as it was", "[allocation]") {
+    const test::problem p = test::make_problem({2, 1, 24, 20, 300}, 177);
+    const auto cache = test::make_cache<half>(p);
+    std::vector<float> out(40, 5.5f);
+    size_t failures = 0;
+    for (long n = 0; n < 10; ++n) {
+        sparq::attention_report report;
+        report.keep_tokens = true;
+        sparq::call_options options;
+        options.report = &report;
+        bool failed = false;
+        allowed = n;
+        try {
+            calls<half>::sparq(p.q, cache.view(), {.r = 8, .k = 40, .local = 5}, out, options);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        allowed = -1;
+        if (!failed) break;
+        ++failures;
+        INFO("failing allocation " << n);
+        CHECK(report.heads.empty());
+        CHECK(report.tokens.empty());
+        CHECK(out == std::vector<float>(40, 5.5f));
+    }
+    CHECK(failures > 0);
+    CHECK(failures < 10);
+}
+
+TEST_CASE("key_labels that run out of memory stay as they were", "[allocation]") {
+    const test::problem p = test::make_problem({2, 1, 16, 16, 900}, 176);
+    test::engine_memory<half> memory(p.dims, 900);
+    for (size_t t = 0; t < 900; ++t) memory.write(t, p, t);
+    size_t failures = 0;
+    for (long n = 0; n < 100; ++n) {
+        sparq::key_labels<half> labels(2, 16, 16);
+        labels.append(memory.strided(), 100);
+        bool failed = false;
+        allowed = n;
+        try {
+            labels.append(memory.strided(), 800);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        allowed = -1;
+        if (!failed) break;
+        ++failures;
+        CHECK(labels.size() == 100);
+        labels.append(memory.strided(), 800);
+        sparq::kv_view_storage<half> storage;
+        const sparq::token_range all[] = {{0, 900}};
+        CHECK(test::check_sparq(p, labels.view(memory.strided(), all, storage),
+                                {.r = 4, .k = 30, .local = 5}) == "");
+    }
+    CHECK(failures > 0);
+    CHECK(failures < 100);
+}

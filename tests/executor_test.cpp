@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+// The same bits for any executor, any number of threads and any order of tasks.
+#include <atomic>
+#include <barrier>
+#include <numeric>
+#include <thread>
+
+#include "problem.hpp"
+#ifdef SPARQ_TEST_OPENMP
+#include <sparq/openmp.hpp>
+#endif
+#ifdef SPARQ_TEST_ONETBB
+#include <oneapi/tbb/task_arena.h>
+#include <sparq/onetbb.hpp>
+#endif
+
+namespace {
+
+using sparq::half;
+
+/// Tasks in a shuffled order, dealt to threads as they come.
+struct shuffled_threads {
+    size_t threads;
+    std::uint64_t seed;
+
+    template <class Body>
+    void operator()(size_t count, const Body& body) const {
+        std::vector<size_t> order(count);
+        std::iota(order.begin(), order.end(), size_t{0});
+        test::random_source source(seed);
+        for (size_t i = count; i > 1; --i) std::swap(order[i - 1], order[source.below(i)]);
+        std::atomic<size_t> next{0};
+        std::vector<std::thread> pool;
+        for (size_t n = 0; n < threads; ++n)
+            pool.emplace_back([&] {
+                for (size_t i = next++; i < count; i = next++) body(order[i]);
+            });
+        for (std::thread& thread : pool) thread.join();
+    }
+};
+
+struct backwards {
+    template <class Body>
+    void operator()(size_t count, const Body& body) const {
+        while (count-- > 0) body(count);
+    }
+};
+
+struct setting {
+    test::problem p;
+    sparq::kv_cache<half> cache;
+    sparq::sparq_params params;
+};
+
+/// One head and many, a chunk and several.
+std::vector<setting> settings() {
+    std::vector<setting> all;
+    for (test::shape dims : {test::shape{1, 2, 32, 32, 9000}, test::shape{5, 1, 32, 32, 700},
+                             test::shape{2, 3, 32, 16, 4500}, test::shape{70, 1, 8, 8, 300}}) {
+        test::problem p = test::make_problem(dims, 91);
+        auto cache = test::make_cache<half>(p);
+        all.push_back({std::move(p), std::move(cache),
+                       {.r = 8, .k = dims.seq_len / 2, .local = 30,
+                        .tail = sparq::tail_estimate::mean_value}});
+    }
+    return all;
+}
+
+template <class Executor>
+void check_executor(Executor&& executor) {
+    for (const setting& s : settings()) {
+        const auto want = test::run_sparq(s.p, s.cache.view(), s.params);
+        const auto want_dense = test::run_dense(s.p, s.cache.view());
+        test::answer got{std::vector<float>(want.out.size()), {}};
+        got.report.keep_tokens = true;
+        sparq::call_options options;
+        options.report = &got.report;
+        sparq::sparq_attention<test::arch>(s.p.q, s.cache.view(), s.params, got.out, options, executor);
+        INFO(s.p.dims);
+        CHECK(test::same_answer(got, want));
+        sparq::dense_attention<test::arch>(s.p.q, s.cache, got.out, options, executor);
+        CHECK(test::same_bits(got.out, want_dense.out));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("any order of tasks on any number of threads gives the same bits", "[executor]") {
+    check_executor(sparq::serial_executor{});
+    check_executor(backwards{});
+    for (size_t threads : test::sizes{1, 2, 3, 8}) check_executor(shuffled_threads{threads, 900 + threads});
+}
+
+#ifdef SPARQ_TEST_OPENMP
+TEST_CASE("OpenMP gives the same bits", "[executor]") {
+    for (int threads : {1, 2, 3}) check_executor(sparq::openmp_executor{threads});
+}
+#endif
+
+#ifdef SPARQ_TEST_ONETBB
+TEST_CASE("oneTBB gives the same bits", "[executor]") {
+    check_executor(sparq::onetbb_executor{});
+    oneapi::tbb::task_arena(2).execute([] { check_executor(sparq::onetbb_executor{}); });
+}
+#endif
+
+TEST_CASE("a plan run by threads of one's own gives the same bits", "[executor]") {
+    for (const setting& s : settings()) {
+        const auto want = test::run_sparq(s.p, s.cache.view(), s.params);
+        const auto want_dense = test::run_dense(s.p, s.cache.view());
+        const auto view = s.cache.view();
+        for (size_t nth = 1; nth <= 8; ++nth) {
+            INFO(s.p.dims << ", threads " << nth);
+            sparq::workspace work;
+            test::answer got{std::vector<float>(want.out.size()), {}};
+            got.report.keep_tokens = true;
+            sparq::call_options options;
+            options.report = &got.report;
+            options.work = &work;
+            std::barrier sync(static_cast<std::ptrdiff_t>(nth));
+            const auto on_all = [&](auto& plan) {
+                std::vector<std::thread> pool;
+                for (size_t ith = 0; ith < nth; ++ith)
+                    pool.emplace_back([&, ith] { plan.run(ith, nth, [&] { sync.arrive_and_wait(); }); });
+                for (std::thread& thread : pool) thread.join();
+            };
+            auto plan = sparq::plan_sparq<test::arch>(s.p.q, view, s.params, got.out, options);
+            on_all(plan);
+            CHECK(test::same_answer(got, want));
+            auto dense = sparq::plan_dense<test::arch>(s.p.q, view, got.out, options);
+            on_all(dense);
+            CHECK(test::same_bits(got.out, want_dense.out));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Shows that the tests bite: plants one fault at a time in a copy of the headers, builds
+mutation/quick.cpp (most of the tests as one unit, native instruction set, -O1) and
+reports which test caught it.
+
+    tests/mutation/run.py [-j N] [NAME...]
+
+Fails when a fault survives, when the untouched headers do not pass, or when the text to
+replace does not stand exactly once in its header (then the header has changed: choose
+the line anew). Needs g++ (or CXX), Catch2, xsimd. About 20 s of one core a fault.
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+COMPILER = os.environ.get("CXX", "g++")
+RUN_SECONDS = 120  # a fault may make a loop endless: then it is caught as well
+
+# (name, header, text that stands there once, what replaces it)
+FAULTS = [
+    ("half_tie_up", "scalar_types.hpp", "(rest == tie && (kept & 1u) != 0u)", "rest == tie"),
+    ("bfloat16_tie_up", "scalar_types.hpp", "(bits + 0x7fffu + ((bits >> 16) & 1u))",
+     "(bits + 0x8000u)"),
+    ("temperature_inverted", "steps/query_components.hpp", "std::sqrt(all / chosen)",
+     "std::sqrt(chosen / all)"),
+    ("temperature_of_zero", "steps/query_components.hpp", "if (chosen == 0.0) return scale;", ""),
+    ("components_of_last_head", "steps/query_components.hpp",
+     "if (x <= std::numeric_limits<float>::max()) sum += x;",
+     "if (x <= std::numeric_limits<float>::max()) sum = x;"),
+    ("scan_without_offset", "steps/approximate_scores.hpp",
+     "weights.components[first + c] * in.channel_stride + at;",
+     "weights.components[first + c] * in.channel_stride;"),
+    ("scan_rows_forgets_channels", "steps/approximate_scores.hpp",
+     "count, tokens, i == 0, logits + t, stride);", "count, tokens, true, logits + t, stride);"),
+    ("wrong_channel_of_a_row", "steps/approximate_scores.hpp",
+     "strip[c][j] = row[weights.components[i + c]];",
+     "strip[c][j] = row[weights.components[i]];"),
+    ("group_sum_drops_tail", "kernels/softmax.hpp",
+     "if (!first) weight = weight + simd::load_partial<Arch>(out + i, rest);", ""),
+    ("infinite_logit_hidden", "kernels/softmax.hpp",
+     "poison = simd::multiply_add<Arch>(logit, zero, poison);", "poison = zero;"),
+    ("underflow_ranks_as_zero", "steps/select_tokens.hpp",
+     "if (select(ranking) >= least_reliable_weight) return;", "if (select(ranking) >= 0) return;"),
+    ("newest_twice", "steps/select_tokens.hpp",
+     "chosen[free + i] = static_cast<std::uint32_t>(older + i);",
+     "chosen[free + i] = static_cast<std::uint32_t>(older);"),
+    ("ties_take_too_many", "kernels/top_k.hpp",
+     "std::size_t equal_wanted = equal - surplus;", "std::size_t equal_wanted = equal;"),
+    ("top_k_bound_too_high", "kernels/top_k.hpp", "if (groups < 2 * k) return",
+     "if (2 * groups < k) return"),
+    ("no_rescaling", "steps/attend_selected.hpp",
+     "sums[c] = sums[c] * factors.of_first + added[c] * factors.of_second;",
+     "sums[c] = sums[c] + added[c] * factors.of_second;"),
+    ("infinite_value_kept", "steps/attend_selected.hpp", "out[c] = y + (y - y);", "out[c] = y;"),
+    ("dot_drops_last_column", "kernels/dot_rows.hpp",
+     "if (const std::size_t n = width - c; n != 0)", "if (const std::size_t n = width - c; n > 1)"),
+    ("block_sums_not_rescaled", "kernels/accumulate_rows.hpp",
+     "simd::splat<Arch>(rescale[h]);", "simd::splat<Arch>(1.0f);"),
+    ("tail_not_weighted", "steps/tail_estimate.hpp",
+     "covered * y[c] + (1.0f - covered) * mean[c];", "covered * y[c] + mean[c];"),
+    ("tail_for_every_group", "steps/tail_estimate.hpp",
+     "(tail == tail_estimate::automatic && group == 1)", "tail == tail_estimate::automatic"),
+    ("wrong_checkpoint", "kv_cache.hpp", "(end - 1) / checkpoint_tokens * checkpoint_tokens",
+     "end / checkpoint_tokens * checkpoint_tokens"),
+    ("strip_left_out", "kv_cache.hpp",
+     "std::size_t token = labelled_tokens(g, before); token < due;",
+     "std::size_t token = labelled_tokens(g, before) + strip_tokens; token < due;"),
+    ("transpose_drops_columns", "kernels/transpose.hpp",
+     "for (std::size_t t = c < whole_width ? whole_tokens : 0; t < tokens; ++t)",
+     "for (std::size_t t = whole_tokens; t < tokens; ++t)"),
+    ("rewrite_keeps_old_sum", "key_labels.hpp", "stale_[cell / sum_cells] = 1;", ""),
+    ("truncate_keeps_old_sum", "key_labels.hpp",
+     "if (cells % sum_cells != 0) stale_[cells / sum_cells] = 1;", ""),
+    ("threads_leave_a_chunk", "detail/run_tasks.hpp",
+     "const std::size_t end = total * (ith + 1) / nth;",
+     "const std::size_t end = total * ith / nth + total / nth;"),
+    ("overlap_allowed", "detail/attention_request.hpp",
+     "if (overlaps(q.data(), q.size_bytes(), out.data(), out.size_bytes()))", "if (false)"),
+    ("local_beyond_k", "detail/attention_request.hpp", "if (params.local > params.k)",
+     "if (params.local > params.k + 1)"),
+    ("overlapping_ranges", "strided_kv.hpp", "range.begin < end || ", ""),
+]
+
+
+def plant(headers, fault):
+    """Replaces the text; returns why it could not."""
+    name, header, old, new = fault
+    path = headers / "sparq" / header
+    text = path.read_text()
+    if text.count(old) != 1:
+        return f"{name}: the text stands {text.count(old)} times in {header}: {old}"
+    path.write_text(text.replace(old, new))
+    return None
+
+
+def try_fault(fault):
+    """Builds and runs the tests over faulty headers: (outcome, detail, seconds)."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sparq_mutation_") as folder:
+        headers = pathlib.Path(folder) / "include"
+        shutil.copytree(ROOT / "include", headers)
+        if fault is not None:
+            trouble = plant(headers, fault)
+            if trouble:
+                return "error", trouble, 0
+        program = str(pathlib.Path(folder) / "quick")
+        build = subprocess.run(
+            [COMPILER, "-std=c++20", "-O1", "-march=native", f"-I{headers}", "-DSPARQ_TEST_QUICK",
+             "-DSPARQ_TEST_FEW_TYPES", str(HERE / "quick.cpp"), "-lCatch2WithMain", "-pthread",
+             "-o", program], capture_output=True, text=True)
+        if build.returncode != 0:
+            return "error", "does not compile:\n" + build.stderr[:2000], 0
+        try:
+            run = subprocess.run([program, "--reporter", "compact"], capture_output=True,
+                                 text=True, errors="replace", timeout=RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "caught", "by a test that did not end", time.monotonic() - started
+        seconds = time.monotonic() - started
+        if run.returncode == 0:
+            return "survived", "", seconds
+        if run.returncode < 0:
+            return "caught", f"by a crash (signal {-run.returncode})", seconds
+        files = re.findall(r"(\w+)_test\.cpp:\d+: failed", run.stdout)
+        subjects = sorted(set(files), key=files.index)
+        return "caught", "by " + ", ".join(subjects or ["an unknown test"]), seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-j", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("names", nargs="*", help="only these faults")
+    options = parser.parse_args()
+    unknown = set(options.names) - {fault[0] for fault in FAULTS}
+    if unknown:
+        sys.exit(f"no such fault: {', '.join(sorted(unknown))}")
+    chosen = [fault for fault in FAULTS if not options.names or fault[0] in options.names]
+
+    outcome, detail, seconds = try_fault(None)
+    if outcome != "survived":
+        sys.exit(f"the untouched headers do not pass: {outcome} {detail}")
+    print(f"untouched headers: all tests pass ({seconds:.0f} s)", flush=True)
+
+    caught = 0
+    with concurrent.futures.ThreadPoolExecutor(options.j) as pool:
+        for fault, (outcome, detail, seconds) in zip(chosen, pool.map(try_fault, chosen)):
+            caught += outcome == "caught"
+            print(f"{outcome.upper() if outcome != 'caught' else outcome:9} {fault[0]:28} "
+                  f"{detail} ({seconds:.0f} s)", flush=True)
+    print(f"{caught} of {len(chosen)} faults caught")
+    sys.exit(0 if caught == len(chosen) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Consumes sparq in one way, as a user's project would, and runs the program:
+#     run.sh add_subdirectory|fetch_content|find_package|pkg_config SOURCE BUILD WORK [-D...]
+# SOURCE and BUILD are sparq's own trees (BUILD configured with SPARQ_INSTALL), WORK is
+# emptied and used, what follows goes to the consumer's cmake. CXX is the compiler.
+set -eu
+way=$1 source=$2 build=$3 work=$4
+shift 4
+here=$(cd "$(dirname "$0")" && pwd)
+: "${CXX:=g++}"
+export CXX
+version=$(sed -n 's/^#define SPARQ_VERSION_STRING "\(.*\)"/\1/p' "$source/include/sparq/version.hpp")
+rm -rf "$work"
+mkdir -p "$work"
+
+install_sparq() { cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"; }
+
+# run PROGRAM: it must succeed and have been compiled with these headers' version.
+run() {
+    "$1" >"$work/output"
+    cat "$work/output"
+    grep -qx "sparq $version" "$work/output"
+}
+
+# build_and_run FOLDER CMAKE-ARGUMENTS...
+build_and_run() {
+    folder=$1
+    shift
+    cmake -S "$here/$folder" -B "$work/build" -DCMAKE_BUILD_TYPE=Release "$@"
+    cmake --build "$work/build"
+    run "$work/build/consumer"
+}
+
+case $way in
+add_subdirectory)
+    build_and_run add_subdirectory "-DSPARQ_SOURCE=$source" "$@"
+    ;;
+fetch_content)
+    # FetchContent copies the whole folder: give it what a release would hold.
+    mkdir "$work/release"
+    cp -R "$source/CMakeLists.txt" "$source/cmake" "$source/include" "$source/LICENSE" "$work/release"
+    build_and_run fetch_content "-DSPARQ_SOURCE=$work/release" "$@"
+    ;;
+find_package)
+    install_sparq
+    build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" "$@"
+    ;;
+pkg_config)
+    install_sparq
+    PKG_CONFIG_PATH="$work/prefix/share/pkgconfig"
+    export PKG_CONFIG_PATH
+    [ "$(pkg-config --modversion sparq)" = "$version" ]
+    # Unquoted on purpose: the flags are words.
+    $CXX -std=c++20 -O1 "$here/consumer/main.cpp" $(pkg-config --cflags --libs sparq) -o "$work/consumer"
+    run "$work/consumer"
+    ;;
+*)
+    echo "run.sh: no such way: $way" >&2
+    exit 2
+    ;;
+esac
