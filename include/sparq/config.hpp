@@ -9,7 +9,10 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define SPARQ_RESTRICT __restrict__
 #define SPARQ_ALWAYS_INLINE [[gnu::always_inline]] inline
+/// Unrolls the loop behind it, also under -O2, so that arrays become registers.
+#define SPARQ_UNROLL _Pragma("GCC unroll 8")
 #else
+#define SPARQ_UNROLL
 #define SPARQ_RESTRICT
 #define SPARQ_ALWAYS_INLINE inline
 #endif

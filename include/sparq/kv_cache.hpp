@@ -28,8 +28,9 @@
 SPARQ_NAMESPACE_BEGIN
 
 /// Memory: per token and KV head (d_h + value_dim) * sizeof(T) + d_h * sizeof(Label),
-/// and a few percent. Results depend on the tokens only: any way of cutting the
-/// appends, and a truncate with the same tokens appended again, give the same bits.
+/// and a few percent; the next segment is allocated when the last quarter of one begins. Results
+/// depend on the tokens only: any way of cutting the appends, and a truncate with the same tokens
+/// appended again, give the same bits.
 ///
 /// One thread at a time may change a cache; any number may read it meanwhile unchanged.
 ///
@@ -172,6 +173,23 @@ class kv_cache {
         seq_len_ += n;
         for (std::size_t g = 0; g < heads_kv_; ++g) label_strips<Arch>(g, before);
         set_lengths(before);
+        prepare_next_segment();
+    }
+
+    /// While the last quarter of a segment fills up, the memory of the next is fetched
+    /// from the system a little at a time. Nothing depends on it.
+    SPARQ_PER_ISA void prepare_next_segment() noexcept {
+        const slab& last = slab_of(seq_len_ - 1);
+        const std::size_t quarter = last.tokens() / 4, left = last.end_token() - seq_len_;
+        if (left >= quarter) return;
+        if (last.end_token() == capacity()) {
+            try {
+                reserve(capacity() + 1);
+            } catch (...) {  // not needed yet: whoever needs it will be told
+                return;
+            }
+        }
+        slab_of(seq_len_ + left).touch_labels(quarter - left, quarter);
     }
 
     template <class Arch, class From>

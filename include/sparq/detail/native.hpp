@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What xsimd 8.1 lacks, by intrinsics: fused multiply-add on AVX-512, two-byte types,
-// cross-lane sums, comparison masks, 8 x 8 transposes. Overloads on the register type.
+// cross-lane reductions, comparison masks. Overloads on the register type.
 //
 // All of it is always inlined: no symbol of it is left to be shared between
 // translation units that are compiled with different flags.
@@ -8,50 +8,16 @@
 
 #include <cstdint>
 
-#include "../config.hpp"
 #include "../scalar_types.hpp"
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#define SPARQ_HAS_X86 1
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#define SPARQ_HAS_NEON 1
-#endif
+#include "native_blocks.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail::native {
 
-/// Targets that leave these to others have no overload but this one.
-struct nowhere {};
 void narrow(nowhere);
 void exponential(nowhere);
 
 #if defined(SPARQ_HAS_X86)
-
-using word_block = __m128i;  // 8 two-byte elements
-using float_block = __m128;  // 4 floats
-
-SPARQ_ALWAYS_INLINE word_block load_words(const void* p) noexcept {
-    return _mm_loadu_si128(static_cast<const __m128i*>(p));
-}
-SPARQ_ALWAYS_INLINE void store_words(void* p, word_block x) noexcept {
-    _mm_storeu_si128(static_cast<__m128i*>(p), x);
-}
-SPARQ_ALWAYS_INLINE word_block zip_lower(word_block a, word_block b) noexcept {
-    return _mm_unpacklo_epi16(a, b);
-}
-SPARQ_ALWAYS_INLINE word_block zip_upper(word_block a, word_block b) noexcept {
-    return _mm_unpackhi_epi16(a, b);
-}
-SPARQ_ALWAYS_INLINE float_block load_floats(const float* p) noexcept { return _mm_loadu_ps(p); }
-SPARQ_ALWAYS_INLINE void store_floats(float* p, float_block x) noexcept { _mm_storeu_ps(p, x); }
-SPARQ_ALWAYS_INLINE float_block zip_lower(float_block a, float_block b) noexcept {
-    return _mm_unpacklo_ps(a, b);
-}
-SPARQ_ALWAYS_INLINE float_block zip_upper(float_block a, float_block b) noexcept {
-    return _mm_unpackhi_ps(a, b);
-}
 
 // --- 128 bits: the x86-64 baseline -------------------------------------------------
 
@@ -219,29 +185,6 @@ SPARQ_ALWAYS_INLINE __m128 reduce_each(__m512 a, __m512 b, __m512 c, __m512 d, O
 
 #elif defined(SPARQ_HAS_NEON)
 
-using word_block = uint16x8_t;
-using float_block = float32x4_t;
-
-SPARQ_ALWAYS_INLINE word_block load_words(const void* p) noexcept {
-    return vld1q_u16(static_cast<const std::uint16_t*>(p));
-}
-SPARQ_ALWAYS_INLINE void store_words(void* p, word_block x) noexcept {
-    vst1q_u16(static_cast<std::uint16_t*>(p), x);
-}
-SPARQ_ALWAYS_INLINE word_block zip_lower(word_block a, word_block b) noexcept {
-    return vzip1q_u16(a, b);
-}
-SPARQ_ALWAYS_INLINE word_block zip_upper(word_block a, word_block b) noexcept {
-    return vzip2q_u16(a, b);
-}
-SPARQ_ALWAYS_INLINE float_block load_floats(const float* p) noexcept { return vld1q_f32(p); }
-SPARQ_ALWAYS_INLINE void store_floats(float* p, float_block x) noexcept { vst1q_f32(p, x); }
-SPARQ_ALWAYS_INLINE float_block zip_lower(float_block a, float_block b) noexcept {
-    return vzip1q_f32(a, b);
-}
-SPARQ_ALWAYS_INLINE float_block zip_upper(float_block a, float_block b) noexcept {
-    return vzip2q_f32(a, b);
-}
 SPARQ_ALWAYS_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c) noexcept {
     return vfmaq_f32(c, a, b);
 }
@@ -275,6 +218,15 @@ SPARQ_ALWAYS_INLINE float32x4_t reduce_each(float32x4_t a, float32x4_t b, float3
     return op(vcombine_f32(vget_low_f32(ab), vget_low_f32(cd)),
               vcombine_f32(vget_high_f32(ab), vget_high_f32(cd)));
 }
+
+#else
+
+nowhere multiply_add(nowhere, nowhere, nowhere);
+nowhere add(nowhere, nowhere);
+nowhere maximum(nowhere, nowhere);
+unsigned mask_at_least(nowhere, nowhere);
+nowhere widen(nowhere, nowhere);
+nowhere reduce_each(nowhere, nowhere, nowhere, nowhere, nowhere);
 
 #endif
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // segment_slab: the memory of one segment of a cache, all KV heads together.
 //
-// Per head, each part on a page of its own start: keys [n, d_h], values [n, d_v],
-// keys_t [d_h, n + pad]; then the checkpoints, [n / checkpoint_tokens, heads, d_v].
-// The pad (two cache lines) keeps the channels, a power of two apart otherwise, out of
-// the same cache sets.
+// Per head keys [n, d_h], values [n, d_v], keys_t [d_h, n + pad]; behind the heads the
+// checkpoints, [n / checkpoint_tokens, heads, d_v]. The pad (two cache lines) keeps the
+// channels, a power of two apart otherwise, out of the same cache sets. Heads, and V
+// against K, begin at different places of a page, so that their rows come to a new page
+// (a fault of microseconds) one after the other and not in the same append.
 #pragma once
 
 #include <cstddef>
@@ -49,12 +50,11 @@ class segment_slab {
         return reinterpret_cast<T*>(head(g)) + t * head_dim_;
     }
     [[nodiscard]] SPARQ_PER_ISA T* value_row(std::size_t g, std::size_t t) noexcept {
-        return reinterpret_cast<T*>(head(g) + key_bytes_) + t * value_dim_;
+        return reinterpret_cast<T*>(head(g) + values_at()) + t * value_dim_;
     }
     [[nodiscard]] SPARQ_PER_ISA Label* channel(std::size_t g, std::size_t c,
                                                std::size_t t) noexcept {
-        return reinterpret_cast<Label*>(head(g) + key_bytes_ + value_bytes_) +
-               c * channel_stride() + t;
+        return reinterpret_cast<Label*>(head(g) + labels_at()) + c * channel_stride() + t;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
         return tokens_ + 2 * cache_line_bytes / sizeof(Label);
@@ -72,6 +72,18 @@ class segment_slab {
                 head_dim_,     value_dim_,      channel_stride()};
     }
 
+    /// Touches the pages of keys_t up to the given share of them, each once in the life of
+    /// the slab. The first strips of a segment write to a page a channel: without this
+    /// the system would hand out hundreds of pages within one append.
+    SPARQ_PER_ISA void touch_labels(std::size_t part, std::size_t of) noexcept {
+        constexpr std::size_t page = aligned_delete::alignment;
+        const std::size_t pages_per_head = label_bytes_ / page;
+        const std::size_t wanted = heads_kv_ * pages_per_head * part / of;
+        for (; touched_ < wanted; ++touched_)
+            head(touched_ / pages_per_head)[labels_at() + touched_ % pages_per_head * page] =
+                std::byte{0};
+    }
+
    private:
     SPARQ_PER_ISA static std::size_t part_bytes(std::size_t rows, std::size_t width,
                                                 std::size_t element) {
@@ -81,19 +93,31 @@ class segment_slab {
         return (bytes + page - 1) / page * page;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t total_bytes() const {
-        const std::size_t heads =
-            checked_product("heads_kv", heads_kv_, key_bytes_ + value_bytes_ + label_bytes_);
+        const std::size_t heads = checked_product("heads_kv", heads_kv_, head_bytes());
         const std::size_t sums = checked_product("heads_kv", heads_kv_, value_dim_);
         return heads +
                checked_product("heads_kv", sums, tokens_ / checkpoint_tokens * sizeof(double));
     }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t values_at() const noexcept {
+        return key_bytes_ + aligned_delete::alignment / 2;
+    }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t labels_at() const noexcept {
+        return values_at() + value_bytes_;
+    }
+    /// From head to head: a page more than its parts, divided among the heads.
+    [[nodiscard]] SPARQ_PER_ISA std::size_t head_bytes() const noexcept {
+        const std::size_t lines = aligned_delete::alignment / cache_line_bytes;
+        const std::size_t step = (lines + heads_kv_ - 1) / heads_kv_ * cache_line_bytes;
+        return labels_at() + label_bytes_ + aligned_delete::alignment / 2 + step;
+    }
     [[nodiscard]] SPARQ_PER_ISA std::byte* head(std::size_t g) noexcept {
-        return memory_.get() + g * (key_bytes_ + value_bytes_ + label_bytes_);
+        return memory_.get() + g * head_bytes();
     }
 
     std::size_t first_token_, tokens_, heads_kv_, head_dim_, value_dim_;
     std::size_t key_bytes_, value_bytes_, label_bytes_;
     aligned_bytes memory_;
+    std::size_t touched_ = 0;  ///< pages of keys_t, counted over all heads
 };
 
 }  // namespace detail

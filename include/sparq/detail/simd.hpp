@@ -234,6 +234,16 @@ SPARQ_ALWAYS_INLINE float greatest_lane(const f32<Arch>& x) noexcept {
     return greatest[0];
 }
 
+/// sums[i] += lane i of x, in double.
+template <class Arch>
+SPARQ_ALWAYS_INLINE void add_to_doubles(double* sums, const f32<Arch>& x) noexcept {
+    if constexpr (is_plain<Arch>) {
+        for (std::size_t i = 0; i < lanes<Arch>; ++i) sums[i] += static_cast<double>(x.lane[i]);
+    } else {
+        native::add_to_doubles(sums, static_cast<typename f32<Arch>::register_type>(x));
+    }
+}
+
 /// Asks for the line at p to come into L2; harmless for any address. (Into L1 no more
 /// than its few fill buffers can be on their way at a time.)
 SPARQ_ALWAYS_INLINE void prefetch(const void* p) noexcept {

@@ -30,13 +30,9 @@ void convert_row(const From* from, std::size_t n, To* to) noexcept {
 template <class Arch, class T>
 void add_row(const T* row, std::size_t n, double* sums) noexcept {
     namespace simd = sparq::detail::simd;
-    constexpr std::size_t lanes = simd::lanes<Arch>;
-    float wide[lanes];
     std::size_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        simd::store<Arch>(static_cast<float*>(wide), simd::load<Arch>(row + i));
-        for (std::size_t c = 0; c < lanes; ++c) sums[i + c] += static_cast<double>(wide[c]);
-    }
+    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
+        simd::add_to_doubles<Arch>(sums + i, simd::load<Arch>(row + i));
     for (; i < n; ++i) sums[i] += static_cast<double>(static_cast<float>(row[i]));
 }
 

@@ -22,12 +22,15 @@ using sparq::detail::native::zip_upper;
 /// Transposes N rows of N elements in registers: log2(N) perfect shuffles of all N * N.
 template <std::size_t N, class Block>
 SPARQ_ALWAYS_INLINE void transpose_block(Block (&row)[N]) noexcept {
+    Block shuffled[N];
+    SPARQ_UNROLL
     for (std::size_t step = 1; step < N; step *= 2) {
-        Block shuffled[N];
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < N / 2; ++i) {
             shuffled[2 * i] = zip_lower(row[i], row[i + N / 2]);
             shuffled[2 * i + 1] = zip_upper(row[i], row[i + N / 2]);
         }
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < N; ++i) row[i] = shuffled[i];
     }
 }
@@ -38,13 +41,17 @@ SPARQ_ALWAYS_INLINE void transpose_square(const T* rows, std::size_t row_stride,
     namespace native = sparq::detail::native;
     if constexpr (sizeof(T) == 2) {
         native::word_block block[8];
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < 8; ++i) block[i] = native::load_words(rows + i * row_stride);
         transpose_block(block);
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < 8; ++i) native::store_words(out + i * out_stride, block[i]);
     } else {
         native::float_block block[4];
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < 4; ++i) block[i] = native::load_floats(rows + i * row_stride);
         transpose_block(block);
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < 4; ++i) native::store_floats(out + i * out_stride, block[i]);
     }
 }
