@@ -162,8 +162,7 @@ class key_labels {
         std::vector<slab> added;
         for (std::size_t end = slabs_.empty() ? 0 : slabs_.back().end; end < n;
              end = added.back().end) {
-            const std::size_t length =
-                std::clamp(end, first_segment_tokens, largest_segment_tokens);
+            const std::size_t length = segment_length(end, n);
             const std::size_t stride = length + 2 * cache_line_bytes / sizeof(Label);
             added.push_back(
                 {end, end + length, stride,

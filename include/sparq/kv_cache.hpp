@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // kv_cache: the key/value history of one layer and sequence, in both layouts.
 //
-// Segments of 256, 256, 512, .. 4096, 4096, .. tokens hold for each KV head K and V
+// Segments of 256, 256, 512, .. 8192, 8192, .. tokens (longer ones at once where many
+// tokens come or are reserved together) hold for each KV head K and V
 // token by token, and K once more channel by channel (what the scan of SparQ reads).
 // Growing copies nothing; an append touches a row of K and V a head, and every
 // strip_tokens tokens transposes one strip a head. The heads take turns in that, so no
@@ -100,14 +101,15 @@ class kv_cache {
         set_lengths(0);
     }
 
-    /// Makes room for n tokens in all, so that appends up to there allocate nothing.
+    /// Makes room for n tokens in all, so that appends up to there allocate nothing. What
+    /// is reserved at once lies in longer runs, which are scanned faster.
     /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was
     SPARQ_PER_ISA void reserve(std::size_t n) {
         if (n > std::numeric_limits<std::uint32_t>::max())
             detail::refuse("number of tokens", n, "less than 2^32");
         std::vector<slab> added;
         for (std::size_t end = capacity(); end < n; end = added.back().end_token())
-            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end));
+            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n));
         if (added.empty()) return;
         slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
         segments_.reserve(slabs_.capacity() * heads_kv_);
@@ -128,11 +130,6 @@ class kv_cache {
    private:
     using slab = detail::segment_slab<T, Label>;
 
-    /// 256, 256, 512, 1024, .. tokens: segments start at 0 and at powers of two, until
-    /// they have reached their largest size.
-    SPARQ_PER_ISA static constexpr std::size_t segment_length(std::size_t first_token) noexcept {
-        return std::clamp(first_token, first_segment_tokens, largest_segment_tokens);
-    }
     [[nodiscard]] SPARQ_PER_ISA std::size_t segments_used() const noexcept {
         std::size_t used = 0;
         while (used < slabs_.size() && slabs_[used].first_token() < seq_len_) ++used;

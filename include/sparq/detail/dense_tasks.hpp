@@ -39,13 +39,13 @@ class dense_tasks {
 
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
         const std::size_t begin = c * chunk_tokens;
-        const std::size_t count = std::min(chunk_tokens, request_.view.seq_len() - begin);
+        const std::size_t end = std::min(begin + chunk_tokens, request_.view.seq_len());
         const steps::partial_attention result = partial(scratch, c);
         result.clear();
-        steps::attend_tokens<Arch>(
-            request_.view, g,
-            {queries(scratch), request_.group, simd::padded<Arch>(request_.view.head_dim())}, count,
-            [begin](std::size_t j) { return begin + j; }, result);
+        steps::attend_rows<Arch, T>(
+            {queries(scratch), request_.group, simd::padded<Arch>(request_.view.head_dim())},
+            steps::streamed_rows<T, Label>(request_.view, g, begin, end), request_.view.head_dim(),
+            request_.view.value_dim(), result);
     }
 
     void finish(std::size_t g, std::byte* scratch) const noexcept {

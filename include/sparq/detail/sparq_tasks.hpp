@@ -82,9 +82,9 @@ class sparq_tasks {
         result.clear();
         const auto queries = steps::scale_queries<Arch>(request_.queries(g), request_.scale,
                                                         at<float>(scratch, queries_));
-        steps::attend_tokens<Arch>(
-            request_.view, g, queries, params_.k, [chosen](std::size_t j) { return chosen[j]; },
-            result);
+        steps::attend_rows<Arch, T>(
+            queries, steps::listed_rows<T, Label>(request_.view, g, chosen, params_.k),
+            request_.view.head_dim(), request_.view.value_dim(), result);
 
         if (mean_tail_)
             steps::mean_value<Arch>(request_.view, g, at<double>(scratch, sums_),

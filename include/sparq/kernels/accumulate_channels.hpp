@@ -45,16 +45,18 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
             simd::store<Arch>(logits + h * logits_stride + t, sum[h]);
     };
 
+    constexpr std::size_t line = cache_line_bytes / sizeof(Label);
+    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
     std::size_t t = 0;
-    if (upcoming != nullptr) {
-        constexpr std::size_t line = cache_line_bytes / sizeof(Label);
-        const Label* wanted[Channels];
-        for (std::size_t i = 0; i < Channels; ++i) wanted[i] = upcoming[i];
-        for (; t + line <= n; t += line) {
-            for (std::size_t i = 0; i < Channels; ++i) simd::prefetch(wanted[i] + t);
+    const auto lines_until = [&](std::size_t end, const Label* const* wanted, std::size_t offset) {
+        for (; t + line <= end; t += line) {
+            for (std::size_t i = 0; i < Channels; ++i)
+                simd::prefetch(wanted[i] + (t + ahead - offset));
             for (std::size_t v = 0; v < line; v += simd::lanes<Arch>) whole_vector(t + v);
         }
-    }
+    };
+    if (n > ahead) lines_until(n - ahead, channel, 0);
+    if (upcoming != nullptr) lines_until(n, upcoming, n);
     for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vector(t);
     if (const std::size_t rest = n - t; rest != 0) {
         vec sum[Heads];
@@ -74,7 +76,8 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
 /// @param channels  [count] pointers to n tokens of one channel, count <= channels_at_once
 /// @param first     the logits hold nothing yet
 /// @param logits    [group, n], logits_stride >= n; overlaps nothing
-/// @param upcoming  [count] pointers to n tokens each that are wanted next, or null
+/// @param upcoming  [count] pointers to what is wanted of each channel's stream next, or
+///                  null; asked for while the last channel_prefetch_bytes are computed
 template <class Arch, class Label>
 void accumulate_channels(const float* weights, std::size_t group, std::size_t weights_stride,
                          const Label* const* channels, std::size_t count, std::size_t n, bool first,
@@ -90,6 +93,7 @@ void accumulate_channels(const float* weights, std::size_t group, std::size_t we
                     w + i, weights_stride, channels + i, n, first && i == 0, out, logits_stride,
                     head == 0 && upcoming != nullptr ? upcoming + i : nullptr);
         };
+        take(std::integral_constant<std::size_t, 16>{});
         take(std::integral_constant<std::size_t, 8>{});
         take(std::integral_constant<std::size_t, 4>{});
         take(std::integral_constant<std::size_t, 1>{});

@@ -18,7 +18,7 @@ namespace kernels {
 namespace detail {
 
 /// Rows between two turns of asking for upcoming ones.
-inline constexpr std::size_t rows_per_turn = 16;
+inline constexpr std::size_t rows_per_turn = 4;
 
 /// `Heads` x `Columns` vectors stay in registers over all rows. `partial` columns of
 /// the only vector when it is not 0.
