@@ -70,7 +70,9 @@ TEST_CASE("a call with a warm workspace allocates nothing", "[allocation]") {
         sparq::call_options options;
         options.work = &work;
         const sparq::sparq_params params{.r = 16, .k = 128, .local = 32};
-        const auto sparq_call = [&] { calls<half>::sparq(p.q, cache.view(), params, out, options); };
+        const auto sparq_call = [&] {
+            calls<half>::sparq(p.q, cache.view(), params, out, options);
+        };
         const auto dense_call = [&] { calls<half>::dense(p.q, cache.view(), 0, out, options); };
         INFO(dims);
         CHECK(allocations_when_warm(sparq_call) == 0);
@@ -162,7 +164,8 @@ TEST_CASE("an append that runs out of memory leaves the cache as it was", "[allo
             INFO("start " << start << ", failing allocation " << n);
             CHECK(cache.seq_len() == start);
             CHECK(cache.capacity() >= capacity);
-            if (start > 0) CHECK(test::same_answer(test::run_sparq(part, cache.view(), params), before));
+            if (start > 0)
+                CHECK(test::same_answer(test::run_sparq(part, cache.view(), params), before));
             // And it can go on from there.
             test::append_rows(cache, p, start, 2000);
             CHECK(test::check_sparq(p, cache.view(), params) == "");

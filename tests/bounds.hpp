@@ -23,8 +23,8 @@ using reference::settings;
 using std::size_t;
 
 inline constexpr double u = 0x1p-24;
-inline constexpr double exp_error = 4 * u;   // 2 ulp
-inline constexpr double underflow = 1e-37;   // weights below are 0 in float
+inline constexpr double exp_error = 4 * u;  // 2 ulp
+inline constexpr double underflow = 1e-37;  // weights below are 0 in float
 
 struct limits {
     numbers logits;       // [G, S]
@@ -41,12 +41,13 @@ struct limits {
 inline double block_roundings(size_t n, size_t block) {
     return static_cast<double>(std::min(n, block)) + 6.0 * static_cast<double>(n / block + 1);
 }
-inline constexpr size_t scan_block = 1024, attend_block = 64;
+// The scan sums up to 8192 weights at a time in four lanes or more; attention takes 16 rows.
+inline constexpr size_t scan_block = 8192 / 4, attend_block = 16;
 
 /// What the inputs and the summation of the case add to the roundings of a product.
 struct assumptions {
-    double input_roundings = 0;    // of q and K together, and of V
-    double mean_roundings = 2;     // of the mean value, which is summed in double
+    double input_roundings = 0;  // of q and K together, and of V
+    double mean_roundings = 2;   // of the mean value, which is summed in double
 };
 
 inline double count(size_t n) { return static_cast<double>(n); }
@@ -135,14 +136,14 @@ inline void attend(const head& h, const result& res, double scale, const assumpt
         for (size_t i = 0; i < n; ++i) {
             double sum = 0;
             for (size_t c = 0; c < h.head_dim; ++c)
-                sum += std::abs(h.q[j * h.head_dim + c] *
-                                h.keys[res.tokens[i] * h.head_dim + c]);
+                sum += std::abs(h.q[j * h.head_dim + c] * h.keys[res.tokens[i] * h.head_dim + c]);
             errors[i] = u * (count(h.head_dim) + 3 + a.input_roundings) * sum *
                             std::abs(reference::factor(h, scale)) +
                         1e-40;
         }
         const double* logits = &res.exact[j * n];
-        const softmax_errors soft = softmax(logits, errors.data(), n, attend_block, res.log_sum_exp[j]);
+        const softmax_errors soft =
+            softmax(logits, errors.data(), n, attend_block, res.log_sum_exp[j]);
         lim.log_sum_exp.push_back(soft.sum + 4 * u * (1 + std::abs(res.log_sum_exp[j])));
         for (size_t i = 0; i < n; ++i)
             for (size_t c = 0; c < h.value_dim; ++c)
@@ -178,7 +179,8 @@ inline void tail(const head& h, const settings& s, const result& res, const assu
 }
 
 /// Limits of a whole SparQ call whose reference is `res` (scan and finish done).
-inline limits sparq(const head& h, const settings& s, const result& res, const assumptions& a = {}) {
+inline limits sparq(const head& h, const settings& s, const result& res,
+                    const assumptions& a = {}) {
     limits lim;
     scan(h, s, res, a, lim);
     attend(h, res, s.scale, a, lim);

@@ -30,8 +30,8 @@ struct calls {
 
 #ifdef SPARQ_TEST_FEW_TYPES
 inline constexpr std::size_t type_pairs = 3;
-#define SPARQ_TEST_TYPES(EACH)       \
-    EACH(float, float)               \
+#define SPARQ_TEST_TYPES(EACH)         \
+    EACH(float, float)                 \
     EACH(::sparq::half, ::sparq::half) \
     EACH(::sparq::bfloat16, ::sparq::half)
 #else
@@ -49,9 +49,9 @@ inline constexpr std::size_t type_pairs = 9;
 #endif
 
 #ifndef SPARQ_TEST_FEW_TYPES
-#define SPARQ_TEST_DECLARE(T, Label)         \
-    extern template struct calls<T, Label>; \
-    }                                        \
+#define SPARQ_TEST_DECLARE(T, Label)                 \
+    extern template struct calls<T, Label>;          \
+    }                                                \
     extern template class sparq::kv_cache<T, Label>; \
     namespace test {
 SPARQ_TEST_TYPES(SPARQ_TEST_DECLARE)

@@ -4,8 +4,8 @@
 
 namespace test {
 
-std::string check_sparq_head(const reference::head& h, const reference::settings& s,
-                                    size_t g, const answer& a) {
+std::string check_sparq_head(const reference::head& h, const reference::settings& s, size_t g,
+                             const answer& a) {
     reference::result res = reference::scan(h, s);
     bounds::limits lim;
     bounds::scan(h, s, res, {}, lim);
@@ -29,8 +29,7 @@ std::string check_sparq_head(const reference::head& h, const reference::settings
                    res.out.size());
 }
 
-std::string check_dense_head(const reference::head& h, double scale, size_t g,
-                                    const answer& a) {
+std::string check_dense_head(const reference::head& h, double scale, size_t g, const answer& a) {
     const reference::result res = reference::dense(h, scale);
     const bounds::limits lim = bounds::dense(h, res, scale);
     for (size_t j = 0; j < h.group; ++j) {

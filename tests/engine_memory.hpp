@@ -14,8 +14,12 @@ struct engine_memory {
     std::vector<T> keys, values;
 
     engine_memory(const shape& d, size_t n_cells, size_t gap = 3)
-        : heads_kv(d.heads_kv), head_dim(d.head_dim), value_dim(d.value_dim), cells(n_cells),
-          key_row(d.head_dim + gap), value_row(d.value_dim + gap),
+        : heads_kv(d.heads_kv),
+          head_dim(d.head_dim),
+          value_dim(d.value_dim),
+          cells(n_cells),
+          key_row(d.head_dim + gap),
+          value_row(d.value_dim + gap),
           keys(n_cells * d.heads_kv * key_row, T(NAN)),
           values(n_cells * d.heads_kv * value_row, T(NAN)) {}
 
@@ -23,7 +27,8 @@ struct engine_memory {
     void write(size_t cell, const problem& p, size_t t) {
         for (size_t g = 0; g < heads_kv; ++g) {
             for (size_t c = 0; c < head_dim; ++c)
-                keys[(cell * heads_kv + g) * key_row + c] = T(p.keys[(t * heads_kv + g) * head_dim + c]);
+                keys[(cell * heads_kv + g) * key_row + c] =
+                    T(p.keys[(t * heads_kv + g) * head_dim + c]);
             for (size_t c = 0; c < value_dim; ++c)
                 values[(cell * heads_kv + g) * value_row + c] =
                     T(p.values[(t * heads_kv + g) * value_dim + c]);

@@ -14,18 +14,18 @@ using cube = std::vector<matrix>;
 
 struct golden_case {
     std::string name;
-    bool released = false;     // the rule: k and local count the current token on top,
-                               // and groups rank by the sum of logits
-    bool reallocate = false;   // the mean value stands for the rest
+    bool released = false;    // the rule: k and local count the current token on top,
+                              // and groups rank by the sum of logits
+    bool reallocate = false;  // the mean value stands for the rest
     std::size_t r = 0, k = 0, local = 0;
-    matrix q;                  // [heads_q, d_h]
-    cube keys, values;         // [heads_kv, cells, d]
-    std::vector<bool> valid;   // [cells]; the others are padding
-    matrix out, dense;         // [heads_q, d_v]
+    matrix q;                                                  // [heads_q, d_h]
+    cube keys, values;                                         // [heads_kv, cells, d]
+    std::vector<bool> valid;                                   // [cells]; the others are padding
+    matrix out, dense;                                         // [heads_q, d_v]
     std::vector<std::vector<std::size_t>> components, tokens;  // [heads_kv, r], [heads_kv, k]
-    matrix tau, covered;       // [heads_kv, G]
-    cube weights;              // [heads_kv, G, cells], approximate
-    matrix mean;               // [heads_kv, d_v]
+    matrix tau, covered;                                       // [heads_kv, G]
+    cube weights;                                              // [heads_kv, G, cells], approximate
+    matrix mean;                                               // [heads_kv, d_v]
 };
 
 /// @throws when the file is not there or not as expected

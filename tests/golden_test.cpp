@@ -42,8 +42,7 @@ compact make_compact(const golden_case& c) {
     g.params = {.r = c.r, .k = c.k + current, .local = c.local + current};
     g.params.ranking =
         c.released ? sparq::group_ranking::logit_sum : sparq::group_ranking::softmax_sum;
-    g.params.tail =
-        c.reallocate ? sparq::tail_estimate::mean_value : sparq::tail_estimate::none;
+    g.params.tail = c.reallocate ? sparq::tail_estimate::mean_value : sparq::tail_estimate::none;
     return g;
 }
 

@@ -48,7 +48,8 @@ TEST_CASE("labels beside an engine's cells equal those of a fresh build", "[key_
             CHECK(labels.size() == 700);
             for (int i = 0; i < 40; ++i) {  // and writes single cells anew
                 const size_t cell = source.below(700);
-                for (size_t c = 0; c < 2 * 24; ++c) p.keys[cell * 48 + c] = other.keys[cell * 48 + c];
+                for (size_t c = 0; c < 2 * 24; ++c)
+                    p.keys[cell * 48 + c] = other.keys[cell * 48 + c];
                 for (size_t c = 0; c < 2 * 20; ++c)
                     p.values[cell * 40 + c] = other.values[cell * 40 + c];
                 memory.write(cell, p, cell);
@@ -56,8 +57,11 @@ TEST_CASE("labels beside an engine's cells equal those of a fresh build", "[key_
             }
             key_labels<T, Label> fresh(2, 24, 20);
             fresh.append(memory.template strided<Label>(), 700);
-            const std::vector<std::vector<token_range>> cases{
-                {{0, 700}}, {{0, 699}}, {{64, 700}}, {{3, 60}, {100, 128}, {300, 650}}, {{699, 700}}};
+            const std::vector<std::vector<token_range>> cases{{{0, 700}},
+                                                              {{0, 699}},
+                                                              {{64, 700}},
+                                                              {{3, 60}, {100, 128}, {300, 650}},
+                                                              {{699, 700}}};
             for (const auto& visible : cases) {
                 INFO("types " << types << ", first " << visible[0].begin);
                 CHECK(test::same_answer(answer_of(p, memory, labels, visible),

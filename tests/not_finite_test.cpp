@@ -54,7 +54,8 @@ void check(const problem& spoilt, const answer& clean, const answer& clean_dense
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("not finite in the keys of one head", "[not_finite]", float, half, sparq::bfloat16) {
+TEMPLATE_TEST_CASE("not finite in the keys of one head", "[not_finite]", float, half,
+                   sparq::bfloat16) {
     const problem p = test::make_problem(dims, 151);
     const auto cache = test::make_cache<TestType>(p);
     for (auto ranking : {sparq::group_ranking::softmax_sum, sparq::group_ranking::logit_sum}) {
@@ -109,7 +110,8 @@ TEST_CASE("not finite in q", "[not_finite]") {
                     for (size_t i = 0; i < 12; ++i) {
                         if (j == h) CHECK(std::isnan(got.out[j * 12 + i]));
                         if (j / 2 != h / 2)
-                            CHECK(test::same_bits({&got.out[j * 12 + i], 1}, {&clean.out[j * 12 + i], 1}));
+                            CHECK(test::same_bits({&got.out[j * 12 + i], 1},
+                                                  {&clean.out[j * 12 + i], 1}));
                     }
             }
 }
@@ -125,7 +127,8 @@ TEST_CASE("not finite where nobody reads changes no bit", "[not_finite]") {
         problem bad = p;
         bad.keys[100 * 20 + 10] = poison;
         bad.values[100 * 12 + 3] = poison;
-        CHECK(test::same_answer(test::run_sparq(bad, test::make_cache<float>(bad).view(), params), clean));
+        CHECK(test::same_answer(test::run_sparq(bad, test::make_cache<float>(bad).view(), params),
+                                clean));
     }
 }
 

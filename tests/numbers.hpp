@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <limits>
 #include <type_traits>
@@ -49,7 +49,8 @@ inline double round_to(double x, int precision, int min_exponent, double overflo
 template <class T>
 double nearest(double x) {
     if constexpr (std::is_same_v<T, sparq::half>) return round_to(x, 11, -14, 65536.0);
-    if constexpr (std::is_same_v<T, sparq::bfloat16>) return round_to(x, 8, -126, std::ldexp(1.0, 128));
+    if constexpr (std::is_same_v<T, sparq::bfloat16>)
+        return round_to(x, 8, -126, std::ldexp(1.0, 128));
     return x;
 }
 

@@ -87,7 +87,11 @@ reference::head reference_head(const problem& p, size_t g) {
 inline reference::settings reference_settings(const sparq::sparq_params& p, size_t group) {
     const bool tail = p.tail == sparq::tail_estimate::mean_value ||
                       (p.tail == sparq::tail_estimate::automatic && group == 1);
-    return {p.r,    p.k, p.local, tail, p.ranking == sparq::group_ranking::logit_sum,
+    return {p.r,
+            p.k,
+            p.local,
+            tail,
+            p.ranking == sparq::group_ranking::logit_sum,
             static_cast<double>(p.scale)};
 }
 

@@ -57,8 +57,8 @@ TEST_CASE("r = d_h and k = S - 1 differ from dense by the one token left out", "
     const test::problem p = test::make_problem({1, 1, 32, 32, 200}, 42, 2.0f);
     const auto cache = test::make_cache<float>(p);
     const auto h = test::reference_head<float, float>(p, 0);
-    const test::answer a =
-        test::run_sparq(p, cache.view(), {.r = 32, .k = 199, .local = 0, .tail = tail_estimate::none});
+    const test::answer a = test::run_sparq(
+        p, cache.view(), {.r = 32, .k = 199, .local = 0, .tail = tail_estimate::none});
     const auto dense = reference::dense(h);
     // The exact scores rank, so the least of the exact weights is what is left out.
     const auto least = std::min_element(dense.weights.begin(), dense.weights.end());
@@ -141,7 +141,8 @@ TEST_CASE("constant V comes out as it went in", "[properties]") {
     for (size_t i = 0; i < p.values.size(); ++i) p.values[i] = static_cast<float>(i % 8) - 3.0f;
     const auto cache = test::make_cache<half>(p);
     for (auto tail : {tail_estimate::none, tail_estimate::mean_value}) {
-        const auto a = test::run_sparq(p, cache.view(), {.r = 8, .k = 50, .local = 5, .tail = tail});
+        const auto a =
+            test::run_sparq(p, cache.view(), {.r = 8, .k = 50, .local = 5, .tail = tail});
         for (size_t c = 0; c < 8; ++c)
             CHECK(std::abs(static_cast<double>(a.out[c]) - (static_cast<double>(c) - 3.0)) <
                   4 * 60 * bounds::u);
@@ -214,7 +215,8 @@ TEST_CASE("every parameter changes the output as predicted", "[properties]") {
         const auto mean_value = reference::mean_value(h);
         for (size_t c = 0; c < 64; ++c) {
             const auto alpha = static_cast<double>(a.report.heads[0].covered);
-            const double want = alpha * static_cast<double>(without.out[c]) + (1 - alpha) * mean_value[c];
+            const double want =
+                alpha * static_cast<double>(without.out[c]) + (1 - alpha) * mean_value[c];
             CHECK(std::abs(static_cast<double>(a.out[c]) - want) < 64 * bounds::u);
         }
     }

@@ -78,12 +78,12 @@ inline indices largest(const numbers& score, size_t n) {
 inline indices choose_components(const head& h, size_t r) {
     numbers magnitude(h.head_dim, 0.0);
     for (size_t j = 0; j < h.group; ++j)
-        for (size_t i = 0; i < h.head_dim; ++i)
-            magnitude[i] += std::abs(h.q[j * h.head_dim + i]);
+        for (size_t i = 0; i < h.head_dim; ++i) magnitude[i] += std::abs(h.q[j * h.head_dim + i]);
     return largest(magnitude, r);
 }
 
-/// Step 1b: 1 / tau of query head j. A head that is zero on i1 (or everywhere) takes tau = sqrt(d_h).
+/// Step 1b: 1 / tau of query head j. A head that is zero on i1 (or everywhere) takes tau =
+/// sqrt(d_h).
 inline double inverse_tau(const head& h, size_t j, const indices& components, double scale) {
     double all = 0, chosen = 0;
     for (size_t i = 0; i < h.head_dim; ++i) all += std::abs(h.q[j * h.head_dim + i]);
@@ -97,8 +97,7 @@ inline numbers approximate_logits(const head& h, size_t j, const indices& compon
     numbers logits(h.seq_len);
     for (size_t t = 0; t < h.seq_len; ++t) {
         double sum = 0;
-        for (size_t i : components)
-            sum += h.q[j * h.head_dim + i] * h.scanned[t * h.head_dim + i];
+        for (size_t i : components) sum += h.q[j * h.head_dim + i] * h.scanned[t * h.head_dim + i];
         logits[t] = sum * inverse_temperature;
     }
     return logits;
@@ -151,8 +150,8 @@ inline void attend(const head& h, const indices& tokens, double scale, result& o
     for (size_t j = 0; j < h.group; ++j) {
         double* logits = &out.exact[j * n];
         for (size_t i = 0; i < n; ++i)
-            logits[i] = factor(h, scale) * dot(&h.q[j * h.head_dim],
-                                               &h.keys[tokens[i] * h.head_dim], h.head_dim);
+            logits[i] = factor(h, scale) *
+                        dot(&h.q[j * h.head_dim], &h.keys[tokens[i] * h.head_dim], h.head_dim);
         out.log_sum_exp[j] = log_sum_exp(logits, n);
         for (size_t i = 0; i < n; ++i) {
             const double weight = std::exp(logits[i] - out.log_sum_exp[j]);

@@ -65,7 +65,8 @@ struct fixture {
         return test::same_bits(out, was) && report.bytes_read == 4711 && report.heads.size() == 1 &&
                report.heads[0].covered == 0.25f && report.tokens == std::vector<std::uint32_t>{9} &&
                report.tokens_per_head == 1 && !report.dense && cache.seq_len() == 100 &&
-               test::same_answer(test::run_sparq(p, cache.view(), {.r = 8, .k = 20, .local = 4}), before);
+               test::same_answer(test::run_sparq(p, cache.view(), {.r = 8, .k = 20, .local = 4}),
+                                 before);
     }
 };
 
@@ -99,19 +100,24 @@ TEST_CASE("sizes of q and out that do not fit are refused", "[refusals]") {
         const auto q = std::span<const float>(big).first(n);
         const string value = std::to_string(n);
         INFO("size of q " << n);
-        CHECK(not_refused([&] { test::calls<half>::sparq(q, f.cache.view(), params, f.out, f.options()); },
-                          {"q", n == 32 || n % 32 != 0 || n == 0 ? value : "q"}) == "");
-        CHECK(not_refused([&] { test::calls<half>::dense(q, f.cache.view(), 0, f.out, f.options()); },
-                          {"q"}) == "");
+        CHECK(not_refused(
+                  [&] { test::calls<half>::sparq(q, f.cache.view(), params, f.out, f.options()); },
+                  {"q", n == 32 || n % 32 != 0 || n == 0 ? value : "q"}) == "");
+        CHECK(
+            not_refused([&] { test::calls<half>::dense(q, f.cache.view(), 0, f.out, f.options()); },
+                        {"q"}) == "");
         CHECK(f.untouched());
     }
     for (size_t n : test::sizes{0, 95, 97, 48}) {
         std::vector<float> out(n, 5.5f);
         INFO("size of out " << n);
-        CHECK(not_refused([&] { test::calls<half>::sparq(f.p.q, f.cache.view(), params, out, f.options()); },
-                          {"out", std::to_string(n), "96"}) == "");
-        CHECK(not_refused([&] { test::calls<half>::dense(f.p.q, f.cache.view(), 0, out, f.options()); },
-                          {"out", std::to_string(n), "96"}) == "");
+        CHECK(
+            not_refused(
+                [&] { test::calls<half>::sparq(f.p.q, f.cache.view(), params, out, f.options()); },
+                {"out", std::to_string(n), "96"}) == "");
+        CHECK(not_refused(
+                  [&] { test::calls<half>::dense(f.p.q, f.cache.view(), 0, out, f.options()); },
+                  {"out", std::to_string(n), "96"}) == "");
         CHECK(test::same_bits(out, std::vector<float>(n, 5.5f)));
         CHECK(f.untouched());
     }
@@ -122,8 +128,9 @@ TEST_CASE("strides shorter than a row are refused", "[refusals]") {
     const sparq_params params{.r = 8, .k = 20, .local = 4};
     sparq::call_options options = f.options();
     options.q_stride = 31;
-    CHECK(not_refused([&] { test::calls<half>::sparq(f.p.q, f.cache.view(), params, f.out, options); },
-                      {"q_stride", "31", "32"}) == "");
+    CHECK(not_refused(
+              [&] { test::calls<half>::sparq(f.p.q, f.cache.view(), params, f.out, options); },
+              {"q_stride", "31", "32"}) == "");
     options.q_stride = 0;
     options.out_stride = 23;
     CHECK(not_refused([&] { test::calls<half>::dense(f.p.q, f.cache.view(), 0, f.out, options); },
@@ -139,8 +146,12 @@ TEST_CASE("strides shorter than a row are refused", "[refusals]") {
             options.q_stride = stride;
             std::vector<float> none;
             INFO("q_stride " << stride << ", size of q " << n);
-            CHECK(not_refused([&] { test::calls<half>::dense(std::span(f.p.q).first(n), f.cache.view(), 0,
-                                                             none, options); }, {}) == "");
+            CHECK(not_refused(
+                      [&] {
+                          test::calls<half>::dense(std::span(f.p.q).first(n), f.cache.view(), 0,
+                                                   none, options);
+                      },
+                      {}) == "");
         }
     CHECK(f.untouched());
 }
@@ -156,12 +167,15 @@ TEST_CASE("out that overlaps q is refused", "[refusals]") {
         INFO("shift " << shift);
         const auto q = std::span(both).first(64);
         const auto out = std::span(both).subspan(shift, 64);
-        CHECK(not_refused([&] { test::calls<half>::sparq(q, cache.view(), params, out); }, {"out", "q"}) == "");
-        CHECK(not_refused([&] { test::calls<half>::dense(q, cache.view(), 0, out); }, {"out", "q"}) == "");
+        CHECK(not_refused([&] { test::calls<half>::sparq(q, cache.view(), params, out); },
+                          {"out", "q"}) == "");
+        CHECK(not_refused([&] { test::calls<half>::dense(q, cache.view(), 0, out); },
+                          {"out", "q"}) == "");
         CHECK(test::same_bits(both, was));
     }
     // Next to each other is not overlapping.
-    test::calls<half>::sparq(std::span(both).first(64), cache.view(), params, std::span(both).subspan(64));
+    test::calls<half>::sparq(std::span(both).first(64), cache.view(), params,
+                             std::span(both).subspan(64));
     CHECK(test::same_bits(std::span(both).first(64), std::span(was).first(64)));
 }
 
@@ -169,18 +183,24 @@ TEST_CASE("an empty cache is refused", "[refusals]") {
     const kv_cache<float> cache(1, 8);
     const std::vector<float> q(8, 1.0f);
     std::vector<float> out(8, 5.5f);
-    CHECK(not_refused([&] { test::calls<float>::sparq(q, cache.view(), {.r = 2, .k = 3, .local = 1}, out); },
+    CHECK(
+        not_refused(
+            [&] { test::calls<float>::sparq(q, cache.view(), {.r = 2, .k = 3, .local = 1}, out); },
+            {"empty", "at least one token"}) == "");
+    CHECK(not_refused([&] { test::calls<float>::dense(q, cache.view(), 0, out); },
                       {"empty", "at least one token"}) == "");
-    CHECK(not_refused([&] { test::calls<float>::dense(q, cache.view(), 0, out); }, {"empty", "at least one token"}) == "");
     CHECK(test::same_bits(out, std::vector<float>(8, 5.5f)));
 }
 
 TEST_CASE("a dense scale that is not finite is refused", "[refusals]") {
     fixture f;
-    CHECK(not_refused([&] { test::calls<half>::dense(f.p.q, f.cache.view(), NAN, f.out, f.options()); },
-                      {"scale", "nan"}) == "");
-    CHECK(not_refused([&] { test::calls<half>::dense(f.p.q, f.cache.view(), INFINITY, f.out, f.options()); },
-                      {"scale", "inf"}) == "");
+    CHECK(not_refused(
+              [&] { test::calls<half>::dense(f.p.q, f.cache.view(), NAN, f.out, f.options()); },
+              {"scale", "nan"}) == "");
+    CHECK(
+        not_refused(
+            [&] { test::calls<half>::dense(f.p.q, f.cache.view(), INFINITY, f.out, f.options()); },
+            {"scale", "inf"}) == "");
     CHECK(f.untouched());
 }
 
@@ -205,18 +225,21 @@ TEST_CASE("appends that do not fit are refused", "[refusals]") {
         CHECK(not_refused([&] { f.cache.append(first(keys), first(values)); }, words) == "");
         CHECK(f.untouched());
     };
-    refused(0, 0, {"keys", "0"});                       // n >= 1
+    refused(0, 0, {"keys", "0"});  // n >= 1
     refused(0, 48, {"keys", "0"});
     refused(64, 0, {"values", "0"});
-    refused(63, 48, {"keys", "63", "64"});              // ragged
+    refused(63, 48, {"keys", "63", "64"});  // ragged
     refused(65, 48, {"keys", "65", "64"});
     refused(64, 47, {"values", "47", "48"});
-    refused(128, 48, {"values", "48", "2 tokens"});           // unequal
+    refused(128, 48, {"values", "48", "2 tokens"});  // unequal
     refused(64, 96, {"values", "96", "48"});
     const std::vector<half> halves(2 * 32 * 4, half(1.0f));
-    CHECK(not_refused([&] { f.cache.append(std::span<const half>(halves).first(63),
-                                           std::span<const half>(halves).first(48)); },
-                      {"keys", "63"}) == "");
+    CHECK(not_refused(
+              [&] {
+                  f.cache.append(std::span<const half>(halves).first(63),
+                                 std::span<const half>(halves).first(48));
+              },
+              {"keys", "63"}) == "");
     CHECK(f.untouched());
 }
 
@@ -237,7 +260,8 @@ TEST_CASE("views that make no sense are refused", "[refusals]") {
     const std::vector<float> data(1000, 1.0f);
     const float* p = data.data();
     const segment good{p, p, p, 8, 4, 16, 16, 16};
-    const auto refused = [&](const std::function<void(segment&)>& spoil, const std::vector<string>& words) {
+    const auto refused = [&](const std::function<void(segment&)>& spoil,
+                             const std::vector<string>& words) {
         segment s = good;
         spoil(s);
         CHECK(not_refused([&] { view(1, 8, 4, std::span(&s, 1)); }, words) == "");
@@ -255,7 +279,8 @@ TEST_CASE("views that make no sense are refused", "[refusals]") {
     refused([](segment& s) { s.channel_stride = 15; }, {"channel_stride", "15", "labelled"});
     refused([](segment& s) { s.labelled = 17; }, {"labelled", "17", "16"});
     const std::vector<double> sums(5, 0.0);
-    CHECK(not_refused([&] { view(1, 8, 4, std::span(&good, 1), sums); }, {"value_sums", "5", "4"}) == "");
+    CHECK(not_refused([&] { view(1, 8, 4, std::span(&good, 1), sums); },
+                      {"value_sums", "5", "4"}) == "");
     segment shorter = good;
     shorter.tokens = shorter.labelled = 15;
     const segment two[] = {good, shorter};
@@ -271,7 +296,8 @@ TEST_CASE("ranges outside an engine's cells are refused", "[refusals]") {
     const test::problem p = test::make_problem({1, 1, 8, 8, 50}, 143);
     const test::engine_memory<float> memory(p.dims, 50);
     sparq::kv_view_storage<float> storage;
-    const auto refused = [&](std::vector<sparq::token_range> ranges, const std::vector<string>& words) {
+    const auto refused = [&](std::vector<sparq::token_range> ranges,
+                             const std::vector<string>& words) {
         CHECK(not_refused([&] { storage.assign(memory.strided(), ranges); }, words) == "");
     };
     refused({{0, 51}}, {"51", "50"});
@@ -297,7 +323,8 @@ TEST_CASE("key_labels refuses what the engine does not have", "[refusals]") {
     sparq::key_labels<half> labels(2, 8, 8);
     labels.append(memory.strided(), 40);
     CHECK(not_refused([&] { labels.append(memory.strided(), 11); }, {"n is 11", "50", "40"}) == "");
-    CHECK(not_refused([&] { labels.append(memory.strided(), huge); }, {"18446744073709551615"}) == "");
+    CHECK(not_refused([&] { labels.append(memory.strided(), huge); }, {"18446744073709551615"}) ==
+          "");
     CHECK(not_refused([&] { labels.rewrite(memory.strided(), 40); }, {"cell", "40"}) == "");
     CHECK(not_refused([&] { labels.truncate(41); }, {"41", "40"}) == "");
     auto other = memory.strided();

@@ -61,9 +61,10 @@ TEMPLATE_TEST_CASE("halfway cases round to even and their neighbours to the near
         const auto upper_bits = static_cast<std::uint16_t>(bits + 1);
         const double low = test::decode(TestType::from_bits(bits));
         // The value after the largest finite one, were there another exponent.
-        const double high = upper_bits == format<TestType>::infinity
-                                ? 2 * low - test::decode(TestType::from_bits(static_cast<std::uint16_t>(bits - 1)))
-                                : test::decode(TestType::from_bits(upper_bits));
+        const double high =
+            upper_bits == format<TestType>::infinity
+                ? 2 * low - test::decode(TestType::from_bits(static_cast<std::uint16_t>(bits - 1)))
+                : test::decode(TestType::from_bits(upper_bits));
         const auto middle = static_cast<float>((low + high) / 2);
         const std::uint16_t even = (bits & 1u) == 0 ? bits : upper_bits;
         const float below = std::nextafterf(middle, 0.0f);

@@ -30,9 +30,14 @@ TEST_CASE("a view over contiguous memory, with and without keys_t, equals the ca
         const auto cache = test::make_cache<float>(p);
         const auto want = test::run_sparq(p, cache.view(), params);
         for (size_t labelled : test::sizes{0, seq_len / 64 * 64, seq_len}) {
-            const sparq::kv_segment<float> segment{p.keys.data(), p.values.data(),
+            const sparq::kv_segment<float> segment{p.keys.data(),
+                                                   p.values.data(),
                                                    labelled == 0 ? nullptr : labels.data(),
-                                                   24, 20, seq_len, seq_len, labelled};
+                                                   24,
+                                                   20,
+                                                   seq_len,
+                                                   seq_len,
+                                                   labelled};
             const sparq::kv_view<float> view(1, 24, 20, std::span(&segment, 1));
             INFO("S " << seq_len << ", labelled " << labelled);
             CHECK(view.seq_len() == seq_len);
@@ -50,8 +55,8 @@ TEST_CASE("scanning rows and scanning channels give the same bits", "[view]") {
         const auto labels = transposed<float>(p);
         std::vector<test::answer> answers;
         for (size_t labelled : test::sizes{0, 64, 320, 448, 500}) {
-            const sparq::kv_segment<float> segment{p.keys.data(), p.values.data(), labels.data(),
-                                                   head_dim, 20, 500, 500, labelled};
+            const sparq::kv_segment<float> segment{
+                p.keys.data(), p.values.data(), labels.data(), head_dim, 20, 500, 500, labelled};
             const sparq::kv_view<float> view(1, head_dim, 20, std::span(&segment, 1));
             answers.push_back(test::run_sparq(p, view, {.r = 5, .k = 60, .local = 3}));
             INFO("d_h " << head_dim << ", labelled " << labelled);
@@ -70,7 +75,8 @@ TEST_CASE("segments of uneven length are one history", "[view]") {
     size_t begin = 0;
     for (size_t n : test::sizes{1, 64, 3, 100, 128, 29, 375}) {
         for (size_t g = 0; g < 2; ++g)
-            table.push_back({keys.data() + (begin * 2 + g) * 24, values.data() + (begin * 2 + g) * 20,
+            table.push_back({keys.data() + (begin * 2 + g) * 24,
+                             values.data() + (begin * 2 + g) * 20,
                              labels.data() + g * 24 * 700 + begin, 48, 40, 700, n, n / 2});
         begin += n;
     }
@@ -80,18 +86,25 @@ TEST_CASE("segments of uneven length are one history", "[view]") {
     CHECK(test::check_sparq(p, view, params) == "");
     CHECK(test::check_dense(p, view) == "");
     for (auto ranking : {sparq::group_ranking::softmax_sum, sparq::group_ranking::logit_sum})
-        CHECK(test::check_sparq(p, view, {.r = 24, .k = 333, .local = 100,
-                                          .tail = sparq::tail_estimate::mean_value,
-                                          .ranking = ranking}) == "");
+        CHECK(test::check_sparq(p, view,
+                                {.r = 24,
+                                 .k = 333,
+                                 .local = 100,
+                                 .tail = sparq::tail_estimate::mean_value,
+                                 .ranking = ranking}) == "");
 }
 
 TEST_CASE("ranges of visible cells: what is hidden does not count", "[view]") {
     const std::uint64_t seed = 104;
     const test::problem p = test::make_problem({3, 2, 24, 20, 600}, seed);
-    const std::vector<std::vector<token_range>> cases{
-        {{0, 600}},          {{5, 600}},           {{0, 1}},
-        {{599, 600}},        {{3, 70}, {70, 71}},  {{0, 64}, {128, 192}, {500, 600}},
-        {{1, 2}, {3, 4}, {5, 6}, {300, 431}},      {{17, 81}, {82, 83}, {200, 456}}};
+    const std::vector<std::vector<token_range>> cases{{{0, 600}},
+                                                      {{5, 600}},
+                                                      {{0, 1}},
+                                                      {{599, 600}},
+                                                      {{3, 70}, {70, 71}},
+                                                      {{0, 64}, {128, 192}, {500, 600}},
+                                                      {{1, 2}, {3, 4}, {5, 6}, {300, 431}},
+                                                      {{17, 81}, {82, 83}, {200, 456}}};
     for (const auto& visible : cases) {
         test::engine_memory<half> memory(p.dims, 640);
         for (const auto& range : visible)
@@ -111,7 +124,8 @@ TEST_CASE("ranges of visible cells: what is hidden does not count", "[view]") {
 
 TEST_CASE("value sums handed to a view stand for the mean", "[view]") {
     const test::problem p = test::make_problem({1, 1, 24, 20, 300}, 105);
-    const sparq::kv_segment<float> segment{p.keys.data(), p.values.data(), nullptr, 24, 20, 0, 300, 0};
+    const sparq::kv_segment<float> segment{
+        p.keys.data(), p.values.data(), nullptr, 24, 20, 0, 300, 0};
     // Sums that are plainly not those of V: the tail must be made of them.
     const std::vector<double> sums(20, 300.0 * 1000.0);
     const sparq::kv_view<float> view(1, 24, 20, std::span(&segment, 1), sums);
@@ -127,7 +141,8 @@ TEST_CASE("value sums handed to a view stand for the mean", "[view]") {
 
 TEST_CASE("a view without value sums reads V for the tail and says so", "[view]") {
     const test::problem p = test::make_problem({1, 1, 24, 20, 300}, 106);
-    const sparq::kv_segment<float> segment{p.keys.data(), p.values.data(), nullptr, 24, 20, 0, 300, 0};
+    const sparq::kv_segment<float> segment{
+        p.keys.data(), p.values.data(), nullptr, 24, 20, 0, 300, 0};
     const sparq::kv_view<float> view(1, 24, 20, std::span(&segment, 1));
     CHECK(test::run_sparq(p, view, params).report.bytes.tail >= 300 * 20 * 4);
 }

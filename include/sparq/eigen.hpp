@@ -37,7 +37,7 @@ std::span<const float> as_span(const Eigen::PlainObjectBase<Derived>& matrix) no
 
 [[noreturn]] inline void refuse_shape(const char* argument, Eigen::Index rows, Eigen::Index cols,
                                       const std::string& allowed) {
-    refuse(argument, std::to_string(rows) + " x " + std::to_string(cols), allowed);
+    refuse(argument, detail::text(rows, " x ", cols), allowed);
 }
 
 /// The history as a cache, after the shapes have been checked against each other.
@@ -49,17 +49,16 @@ kv_cache<float> cache_of(const Eigen::DenseBase<Query>& q, const Eigen::DenseBas
         refuse_shape("q", q.rows(), head_dim, "at least 1 x 1 (heads_q x d_h)");
     if (keys.rows() == 0 || keys.cols() == 0 || keys.cols() % head_dim != 0)
         refuse_shape("keys", keys.rows(), keys.cols(),
-                     "S x heads_kv * d_h, at least one token, with d_h = q.cols() = " +
-                         std::to_string(head_dim));
+                     detail::text("S x heads_kv * d_h, at least one token, with d_h = q.cols() = ",
+                                  head_dim));
     const Eigen::Index heads_kv = keys.cols() / head_dim;
     if (q.rows() % heads_kv != 0)
         refuse_shape(
             "q", q.rows(), head_dim,
-            "a multiple of heads_kv = keys.cols() / d_h = " + std::to_string(heads_kv) + " rows");
+            detail::text("a multiple of heads_kv = keys.cols() / d_h = ", heads_kv, " rows"));
     if (values.rows() != keys.rows() || values.cols() == 0 || values.cols() % heads_kv != 0)
         refuse_shape("values", values.rows(), values.cols(),
-                     std::to_string(keys.rows()) +
-                         " x a multiple of heads_kv = " + std::to_string(heads_kv));
+                     detail::text(keys.rows(), " x a multiple of heads_kv = ", heads_kv));
     const eigen_output k = keys.derived().template cast<float>();
     const eigen_output v = values.derived().template cast<float>();
     kv_cache<float> cache(static_cast<std::size_t>(heads_kv), static_cast<std::size_t>(head_dim),
@@ -84,7 +83,7 @@ template <class Out>
 void assign_output(const eigen_output& result, const Eigen::DenseBase<Out>& out) {
     if (out.rows() != result.rows() || out.cols() != result.cols())
         refuse_shape("out", out.rows(), out.cols(),
-                     std::to_string(result.rows()) + " x " + std::to_string(result.cols()));
+                     detail::text(result.rows(), " x ", result.cols()));
     // Eigen's idiom for a writable expression that may be a temporary, like a block.
     const_cast<Eigen::DenseBase<Out>&>(out).derived() =
         result.template cast<typename Out::Scalar>();

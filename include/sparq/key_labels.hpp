@@ -54,8 +54,8 @@ class key_labels {
         detail::require_at_least_one("n", n);
         if (n > engine.cells || size_ > engine.cells - n)
             detail::refuse("n", n,
-                           "at most the engine's " + std::to_string(engine.cells) +
-                               " cells less the " + std::to_string(size_) + " known");
+                           detail::text("at most the engine's ", engine.cells, " cells less the ",
+                                        size_, " known"));
         make_room(size_ + n);
         const std::size_t before = size_;
         size_ += n;
@@ -71,8 +71,7 @@ class key_labels {
     template <class Arch = default_arch>
     void rewrite(const strided_kv<T, Label>& engine, std::size_t cell) {
         check_engine(engine);
-        if (cell >= size_)
-            detail::refuse("cell", cell, "less than size() = " + std::to_string(size_));
+        if (cell >= size_) detail::refuse("cell", cell, detail::text("less than size() = ", size_));
         for (std::size_t g = 0; g < heads_kv_; ++g)
             if (cell < labelled_cells(g, size_)) label_cells<Arch>(engine, g, cell, 1);
         stale_[cell / sum_cells] = 1;
@@ -81,8 +80,7 @@ class key_labels {
     /// Forgets cells from `cells` on.
     /// @throws std::invalid_argument when cells exceeds size()
     SPARQ_PER_ISA void truncate(std::size_t cells) {
-        if (cells > size_)
-            detail::refuse("cells", cells, "at most size() = " + std::to_string(size_));
+        if (cells > size_) detail::refuse("cells", cells, detail::text("at most size() = ", size_));
         size_ = cells;
         if (cells % sum_cells != 0) stale_[cells / sum_cells] = 1;
     }
@@ -126,7 +124,7 @@ class key_labels {
 
     SPARQ_PER_ISA void check_engine(const strided_kv<T, Label>& engine) const {
         const auto same = [](const char* member, std::size_t value, std::size_t here) {
-            if (value != here) detail::refuse(member, value, std::to_string(here) + ", as here");
+            if (value != here) detail::refuse(member, value, detail::text(here, ", as here"));
         };
         same("engine.heads_kv", engine.heads_kv, heads_kv_);
         same("engine.head_dim", engine.head_dim, head_dim_);

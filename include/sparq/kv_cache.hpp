@@ -88,7 +88,7 @@ class kv_cache {
     /// @throws std::invalid_argument when n exceeds seq_len()
     template <class Arch = default_arch>
     void truncate(std::size_t n) {
-        if (n > seq_len_) detail::refuse("n", n, "at most seq_len() = " + std::to_string(seq_len_));
+        if (n > seq_len_) detail::refuse("n", n, detail::text("at most seq_len() = ", seq_len_));
         restore_sums<Arch>(n);
         seq_len_ = n;
         set_lengths(n);
@@ -154,12 +154,12 @@ class kv_cache {
         const std::size_t n = keys.size() / key_width;
         if (n == 0 || keys.size() % key_width != 0)
             detail::refuse(
-                "keys", "of size " + std::to_string(keys.size()),
-                "a multiple of heads_kv * head_dim = " + std::to_string(key_width) + ", not 0");
+                "keys", detail::text("of size ", keys.size()),
+                detail::text("a multiple of heads_kv * head_dim = ", key_width, ", not 0"));
         if (values.size() % value_width != 0 || values.size() / value_width != n)
-            detail::refuse("values", "of size " + std::to_string(values.size()),
-                           std::to_string(n) + " tokens (as keys) of heads_kv * value_dim = " +
-                               std::to_string(value_width));
+            detail::refuse(
+                "values", detail::text("of size ", values.size()),
+                detail::text(n, " tokens (as keys) of heads_kv * value_dim = ", value_width));
         if (n > std::numeric_limits<std::uint32_t>::max() - seq_len_)
             detail::refuse("number of tokens", "2^32 or more", "less than 2^32");
         reserve(seq_len_ + n);

@@ -52,8 +52,8 @@ class kv_view {
         detail::require_at_least_one("head_dim", head_dim);
         detail::require_at_least_one("value_dim", value_dim);
         if (segments.empty() || segments.size() % heads_kv != 0)
-            detail::refuse("segments", "of size " + std::to_string(segments.size()),
-                           "a multiple of heads_kv = " + std::to_string(heads_kv) + ", not 0");
+            detail::refuse("segments", detail::text("of size ", segments.size()),
+                           detail::text("a multiple of heads_kv = ", heads_kv, ", not 0"));
         if (!value_sums.empty())
             detail::require_size("value_sums", value_sums.size(),
                                  detail::checked_product("value_dim", heads_kv, value_dim),
@@ -102,16 +102,15 @@ class kv_view {
                 detail::refuse("segment.keys or values", "null", "a pointer to its rows");
             if (part.labelled > part.tokens)
                 detail::refuse("segment.labelled", part.labelled,
-                               "at most its " + std::to_string(part.tokens) + " tokens");
+                               detail::text("at most its ", part.tokens, " tokens"));
             if (part.labelled != 0 &&
                 (part.keys_t == nullptr || part.channel_stride < part.labelled))
                 detail::refuse("segment.channel_stride", part.channel_stride,
                                "at least labelled, and keys_t not null");
             if (part.tokens > 1 && (part.key_stride < head_dim_ || part.value_stride < value_dim_))
-                detail::refuse(
-                    "segment.key_stride or value_stride",
-                    std::to_string(part.key_stride) + " or " + std::to_string(part.value_stride),
-                    "at least head_dim and value_dim");
+                detail::refuse("segment.key_stride or value_stride",
+                               detail::text(part.key_stride, " or ", part.value_stride),
+                               "at least head_dim and value_dim");
         }
     }
 
@@ -121,8 +120,8 @@ class kv_view {
         for (std::size_t s = 0; s < segments_per_head(); ++s) {
             const std::size_t tokens = segment(s, 0).tokens;
             if (tokens > limit - total)
-                detail::refuse("seq_len", "over " + std::to_string(limit),
-                               "at most " + std::to_string(limit));
+                detail::refuse("seq_len", detail::text("over ", limit),
+                               detail::text("at most ", limit));
             total += tokens;
         }
         return total;

@@ -52,9 +52,8 @@ SPARQ_PER_ISA inline void check_ranges(std::span<const token_range> visible, std
     std::size_t end = 0;
     for (const token_range& range : visible) {
         if (range.begin >= range.end || range.begin < end || range.end > cells)
-            refuse("visible",
-                   "[" + std::to_string(range.begin) + ", " + std::to_string(range.end) + ")",
-                   "not empty, ascending, disjoint and within " + std::to_string(cells) + " cells");
+            refuse("visible", detail::text("[", range.begin, ", ", range.end, ")"),
+                   detail::text("not empty, ascending, disjoint and within ", cells, " cells"));
         end = range.end;
     }
 }

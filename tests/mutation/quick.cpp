@@ -15,9 +15,9 @@
 #include <thread>
 #include <utility>
 
-#include "../engine_memory.hpp"
 #include "../calls_impl.hpp"
 #include "../check.cpp"
+#include "../engine_memory.hpp"
 
 namespace test_of_scalar_types {
 #include "../scalar_types_test.cpp"

@@ -20,7 +20,8 @@ constexpr std::size_t seq_len = 700, row = units::heads_kv * units::dim,
                       out_size = units::heads_kv * units::group * units::dim;
 
 struct data {
-    std::vector<float> q = test::grid_normals(out_size, 301), keys = test::normals(seq_len * row, 302),
+    std::vector<float> q = test::grid_normals(out_size, 301),
+                       keys = test::normals(seq_len * row, 302),
                        values = test::normals(seq_len * row, 303);
 };
 
@@ -30,8 +31,10 @@ reference::head head_of(const data& d, std::size_t g) {
         h.q.push_back(static_cast<double>(d.q[g * units::group * units::dim + i]));
     for (std::size_t t = 0; t < seq_len; ++t)
         for (std::size_t c = 0; c < units::dim; ++c) {
-            h.keys.push_back(test::nearest<sparq::half>(static_cast<double>(d.keys[t * row + g * units::dim + c])));
-            h.values.push_back(test::nearest<sparq::half>(static_cast<double>(d.values[t * row + g * units::dim + c])));
+            h.keys.push_back(test::nearest<sparq::half>(
+                static_cast<double>(d.keys[t * row + g * units::dim + c])));
+            h.values.push_back(test::nearest<sparq::half>(
+                static_cast<double>(d.values[t * row + g * units::dim + c])));
         }
     h.scanned = h.keys;
     return h;

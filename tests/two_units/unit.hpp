@@ -4,13 +4,13 @@
 
 #include <cstddef>
 
-#define SPARQ_TEST_DECLARE_UNIT(name)                                                         \
-    namespace name {                                                                          \
-    /* SparQ (r > 0) or dense attention over [S, heads, d] keys and values held as half. */   \
-    /* Returns whether a wrong parameter was refused as well. */                              \
+#define SPARQ_TEST_DECLARE_UNIT(name)                                                        \
+    namespace name {                                                                         \
+    /* SparQ (r > 0) or dense attention over [S, heads, d] keys and values held as half. */  \
+    /* Returns whether a wrong parameter was refused as well. */                             \
     bool attend(const float* q, const float* keys, const float* values, std::size_t seq_len, \
-                std::size_t r, float* out);                                                   \
-    std::size_t lanes();                                                                      \
+                std::size_t r, float* out);                                                  \
+    std::size_t lanes();                                                                     \
     }
 
 namespace units {

@@ -45,8 +45,7 @@ struct attention_request {
 SPARQ_PER_ISA inline std::size_t check_stride(const char* argument, std::size_t stride,
                                               std::size_t width) {
     if (stride == 0) return width;
-    if (stride < width)
-        refuse(argument, stride, "0, or at least the row's " + std::to_string(width));
+    if (stride < width) refuse(argument, stride, detail::text("0, or at least the row's ", width));
     return stride;
 }
 
@@ -56,9 +55,9 @@ SPARQ_PER_ISA inline std::size_t check_heads(std::span<const float> q, std::size
     const std::size_t heads = q.size() < head_dim ? 0 : 1 + (q.size() - head_dim) / stride;
     const bool fits = q.size() % stride == 0 || (q.size() - head_dim) % stride == 0;
     if (heads == 0 || !fits || heads % heads_kv != 0)
-        refuse("q", "of size " + std::to_string(q.size()),
-               "heads_q * d_h with d_h = " + std::to_string(head_dim) +
-                   " and heads_q a multiple of heads_kv = " + std::to_string(heads_kv));
+        refuse("q", detail::text("of size ", q.size()),
+               detail::text("heads_q * d_h with d_h = ", head_dim,
+                            " and heads_q a multiple of heads_kv = ", heads_kv));
     return heads;
 }
 
@@ -66,9 +65,9 @@ SPARQ_PER_ISA inline void check_out(std::span<float> out, std::size_t heads, std
                                     std::size_t value_dim) {
     const std::size_t padded = checked_product("out", heads, stride);
     if (out.size() != padded && out.size() != padded - stride + value_dim)
-        refuse("out", "of size " + std::to_string(out.size()),
-               std::to_string(padded) + " (heads_q = " + std::to_string(heads) +
-                   " times value_dim = " + std::to_string(value_dim) + " or its stride)");
+        refuse("out", detail::text("of size ", out.size()),
+               detail::text(padded, " (heads_q = ", heads, " times value_dim = ", value_dim,
+                            " or its stride)"));
 }
 
 template <class T, class Label>
@@ -96,10 +95,9 @@ SPARQ_PER_ISA attention_request<T, Label> check_request(std::span<const float> q
 
 SPARQ_PER_ISA inline void check_params(const sparq_params& params, std::size_t head_dim) {
     if (params.r == 0 || params.r > head_dim)
-        refuse("r", params.r, "1 .. d_h = " + std::to_string(head_dim));
+        refuse("r", params.r, detail::text("1 .. d_h = ", head_dim));
     require_at_least_one("k", params.k);
-    if (params.local > params.k)
-        refuse("local", params.local, "0 .. k = " + std::to_string(params.k));
+    if (params.local > params.k) refuse("local", params.local, detail::text("0 .. k = ", params.k));
     const auto enumerator = [](const char* argument, int value, int last) {
         if (value < 0 || value > last)
             refuse(argument, std::to_string(value), "one of its enumerators");

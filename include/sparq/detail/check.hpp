@@ -2,17 +2,34 @@
 // Refusals: one sentence with the argument, its value and what is allowed.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "../config.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 namespace detail {
+
+SPARQ_PER_ISA inline void append_text(std::string& to, std::string_view part) { to += part; }
+template <std::integral Number>
+SPARQ_PER_ISA void append_text(std::string& to, Number part) {
+    to += std::to_string(part);
+}
+
+/// The parts one behind the other, numbers in decimal. (g++ 12 gives false warnings about
+/// "a" + std::to_string(b).)
+template <class... Parts>
+SPARQ_PER_ISA std::string text(const Parts&... parts) {
+    std::string result;
+    (append_text(result, parts), ...);
+    return result;
+}
 
 [[noreturn]] SPARQ_PER_ISA inline void refuse(const std::string& argument, const std::string& value,
                                               const std::string& allowed) {
@@ -31,8 +48,7 @@ SPARQ_PER_ISA inline void require_at_least_one(const char* argument, std::size_t
 SPARQ_PER_ISA inline void require_size(const char* argument, std::size_t size, std::size_t wanted,
                                        const char* meaning) {
     if (size != wanted)
-        refuse(argument, "of size " + std::to_string(size),
-               std::to_string(wanted) + " (" + meaning + ")");
+        refuse(argument, detail::text("of size ", size), detail::text(wanted, " (", meaning, ")"));
 }
 
 /// a * b, or a refusal naming `argument` when it leaves the range of objects.
@@ -40,8 +56,7 @@ SPARQ_PER_ISA inline std::size_t checked_product(const char* argument, std::size
                                                  std::size_t b) {
     constexpr auto limit = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
     if (a != 0 && b > limit / a)
-        refuse(argument, std::to_string(a) + " * " + std::to_string(b),
-               "a product of at most " + std::to_string(limit));
+        refuse(argument, detail::text(a, " * ", b), detail::text("a product of at most ", limit));
     return a * b;
 }
 

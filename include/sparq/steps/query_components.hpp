@@ -83,17 +83,17 @@ SPARQ_PER_ISA inline void check_scale(float scale) {
 SPARQ_PER_ISA inline std::size_t check_group(std::span<const float> q, std::size_t group) {
     require_at_least_one("group", group);
     if (q.empty() || q.size() % group != 0)
-        refuse("q", "of size " + std::to_string(q.size()),
-               "a multiple of the group's " + std::to_string(group) + " heads, not 0");
+        refuse("q", detail::text("of size ", q.size()),
+               detail::text("a multiple of the group's ", group, " heads, not 0"));
     return q.size() / group;
 }
 
 SPARQ_PER_ISA inline void check_components(std::span<const std::uint32_t> components,
                                            std::size_t head_dim) {
     if (components.empty() || components.size() > head_dim)
-        refuse("r", components.size(), "1 .. d_h = " + std::to_string(head_dim));
+        refuse("r", components.size(), detail::text("1 .. d_h = ", head_dim));
     for (const std::uint32_t c : components)
-        if (c >= head_dim) refuse("component", c, "less than d_h = " + std::to_string(head_dim));
+        if (c >= head_dim) refuse("component", c, detail::text("less than d_h = ", head_dim));
 }
 
 }  // namespace detail
@@ -109,7 +109,7 @@ void choose_components(std::span<const float> q, std::size_t group,
                        std::span<std::uint32_t> components) {
     const std::size_t head_dim = detail::check_group(q, group);
     if (components.empty() || components.size() > head_dim)
-        detail::refuse("r", components.size(), "1 .. d_h = " + std::to_string(head_dim));
+        detail::refuse("r", components.size(), detail::text("1 .. d_h = ", head_dim));
     const std::size_t floats = steps::component_scratch_floats(head_dim);
     workspace scratch;
     auto* memory = reinterpret_cast<float*>(scratch.prepare((floats + head_dim) * sizeof(float)));

@@ -138,8 +138,8 @@ SPARQ_PER_ISA inline steps::approximate_weights check_weights(std::span<const fl
     require_at_least_one("G, the size of log_sum_exp,", log_sum_exp.size());
     const std::size_t group = log_sum_exp.size(), tokens = logits.size() / group;
     if (tokens == 0 || logits.size() % group != 0)
-        refuse("logits", "of size " + std::to_string(logits.size()),
-               "a multiple of G = " + std::to_string(group) + ", not 0");
+        refuse("logits", detail::text("of size ", logits.size()),
+               detail::text("a multiple of G = ", group, ", not 0"));
     return {logits.data(), group, tokens, tokens, log_sum_exp.data()};
 }
 
@@ -147,8 +147,8 @@ SPARQ_PER_ISA inline void check_tokens(std::span<const std::uint32_t> tokens, st
     if (tokens.empty()) refuse("tokens", "empty", "at least one token");
     for (std::size_t j = 0; j < tokens.size(); ++j)
         if (tokens[j] >= seq_len || (j != 0 && tokens[j] <= tokens[j - 1]))
-            refuse("tokens[" + std::to_string(j) + "]", tokens[j],
-                   "ascending and less than S = " + std::to_string(seq_len));
+            refuse(detail::text("tokens[", j, "]"), tokens[j],
+                   detail::text("ascending and less than S = ", seq_len));
 }
 
 }  // namespace detail
@@ -184,9 +184,9 @@ template <class Arch = default_arch>
 void select_tokens(std::span<const float> ranking, std::size_t local,
                    std::span<std::uint32_t> tokens) {
     const std::size_t n = ranking.size(), k = tokens.size();
-    if (k == 0 || k > n) detail::refuse("k", k, "1 .. S = " + std::to_string(n));
+    if (k == 0 || k > n) detail::refuse("k", k, detail::text("1 .. S = ", n));
     if (n > std::numeric_limits<std::uint32_t>::max()) detail::refuse("S", n, "less than 2^32");
-    if (local > k) detail::refuse("local", local, "0 .. k = " + std::to_string(k));
+    if (local > k) detail::refuse("local", local, detail::text("0 .. k = ", k));
     const std::size_t floats = kernels::top_k_scratch_floats(n);
     workspace scratch;
     auto* memory = reinterpret_cast<float*>(scratch.prepare((floats + n) * sizeof(float)));

@@ -14,7 +14,7 @@ SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
 SPARQ_PER_ISA inline void check_head(std::size_t g, std::size_t heads_kv) {
-    if (g >= heads_kv) refuse("g", g, "less than heads_kv = " + std::to_string(heads_kv));
+    if (g >= heads_kv) refuse("g", g, detail::text("less than heads_kv = ", heads_kv));
 }
 
 }  // namespace detail
