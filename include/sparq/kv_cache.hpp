@@ -29,7 +29,8 @@
 SPARQ_NAMESPACE_BEGIN
 
 /// Memory: per token and KV head (d_h + value_dim) * sizeof(T) + d_h * sizeof(Label),
-/// and a few percent; the next segment is allocated when the last quarter of one begins. Results
+/// and a few percent; beyond what was reserved the next segment is allocated when the
+/// last quarter of one begins. Results
 /// depend on the tokens only: any way of cutting the appends, and a truncate with the same tokens
 /// appended again, give the same bits.
 ///
@@ -105,18 +106,8 @@ class kv_cache {
     /// is reserved at once lies in longer runs, which are scanned faster.
     /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was
     SPARQ_PER_ISA void reserve(std::size_t n) {
-        if (n > std::numeric_limits<std::uint32_t>::max())
-            detail::refuse("number of tokens", n, "less than 2^32");
-        std::vector<slab> added;
-        for (std::size_t end = capacity(); end < n; end = added.back().end_token())
-            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n));
-        if (added.empty()) return;
-        slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
-        segments_.reserve(slabs_.capacity() * heads_kv_);
-        for (slab& part : added) {
-            for (std::size_t g = 0; g < heads_kv_; ++g) segments_.push_back(part.segment(g));
-            slabs_.push_back(std::move(part));
-        }
+        make_room(n);
+        reserved_ = std::max(reserved_, n);
     }
 
     /// What attention reads. Good until the cache is next changed.
@@ -148,6 +139,21 @@ class kv_cache {
         return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
     }
 
+    SPARQ_PER_ISA void make_room(std::size_t n) {
+        if (n > std::numeric_limits<std::uint32_t>::max())
+            detail::refuse("number of tokens", n, "less than 2^32");
+        std::vector<slab> added;
+        for (std::size_t end = capacity(); end < n; end = added.back().end_token())
+            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n));
+        if (added.empty()) return;
+        slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
+        segments_.reserve(slabs_.capacity() * heads_kv_);
+        for (slab& part : added) {
+            for (std::size_t g = 0; g < heads_kv_; ++g) segments_.push_back(part.segment(g));
+            slabs_.push_back(std::move(part));
+        }
+    }
+
     template <class Arch, class From>
     void append_rows(std::span<const From> keys, std::span<const From> values) {
         const std::size_t key_width = heads_kv_ * head_dim_, value_width = heads_kv_ * value_dim_;
@@ -162,7 +168,7 @@ class kv_cache {
                 detail::text(n, " tokens (as keys) of heads_kv * value_dim = ", value_width));
         if (n > std::numeric_limits<std::uint32_t>::max() - seq_len_)
             detail::refuse("number of tokens", "2^32 or more", "less than 2^32");
-        reserve(seq_len_ + n);
+        make_room(seq_len_ + n);
         for (std::size_t t = 0; t < n; ++t)
             store_token<Arch>(seq_len_ + t, keys.data() + t * key_width,
                               values.data() + t * value_width);
@@ -180,8 +186,9 @@ class kv_cache {
         const std::size_t quarter = last.tokens() / 4, left = last.end_token() - seq_len_;
         if (left >= quarter) return;
         if (last.end_token() == capacity()) {
+            if (reserved_ > last.first_token()) return;  // all that the caller wants
             try {
-                reserve(capacity() + 1);
+                make_room(capacity() + 1);
             } catch (...) {  // not needed yet: whoever needs it will be told
                 return;
             }
@@ -249,6 +256,7 @@ class kv_cache {
 
     std::size_t heads_kv_, head_dim_, value_dim_;
     std::size_t seq_len_ = 0;
+    std::size_t reserved_ = 0;  ///< what the caller has asked room for
     std::vector<slab> slabs_;
     std::vector<kv_segment<T, Label>> segments_;  ///< [slabs, heads_kv]
     std::vector<double> value_sums_;              ///< [heads_kv, value_dim]
