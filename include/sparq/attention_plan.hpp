@@ -14,6 +14,7 @@
 #include <variant>
 
 #include "call_options.hpp"
+#include "config.hpp"
 #include "detail/dense_tasks.hpp"
 #include "detail/run_tasks.hpp"
 #include "detail/sparq_tasks.hpp"

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "config.hpp"
 #include "detail/check.hpp"
 #include "scalar_types.hpp"
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "config.hpp"
 #include "detail/check.hpp"
 #include "kv_view.hpp"
 

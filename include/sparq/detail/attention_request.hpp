@@ -10,6 +10,7 @@
 #include <string>
 
 #include "../call_options.hpp"
+#include "../config.hpp"
 #include "../kv_view.hpp"
 #include "../params.hpp"
 #include "../steps/query_components.hpp"

@@ -18,6 +18,7 @@
 #include <thread>
 #include <type_traits>
 
+#include "../config.hpp"
 #include "../executor.hpp"
 
 SPARQ_NAMESPACE_BEGIN

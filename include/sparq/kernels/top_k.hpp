@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "../config.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN

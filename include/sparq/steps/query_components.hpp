@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 
+#include "../config.hpp"
 #include "../detail/arch.hpp"
 #include "../detail/check.hpp"
 #include "../kernels/top_k.hpp"

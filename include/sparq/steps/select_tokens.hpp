@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 
+#include "../config.hpp"
 #include "../detail/arch.hpp"
 #include "../detail/check.hpp"
 #include "../kernels/softmax.hpp"

@@ -13,6 +13,7 @@
 #include <limits>
 #include <span>
 
+#include "../config.hpp"
 #include "../kernels/convert.hpp"
 #include "../params.hpp"
 #include "approximate_scores.hpp"

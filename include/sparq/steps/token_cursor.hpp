@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <string>
 
+#include "../config.hpp"
 #include "../detail/check.hpp"
 #include "../kv_view.hpp"
 
