@@ -67,8 +67,9 @@ inline double log_sum_exp(const double* logits, size_t n) {
 inline indices largest(const numbers& score, size_t n) {
     indices order(score.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return score[a] > score[b]; });
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+        return score[a] != score[b] ? score[a] > score[b] : a < b;
+    });
     order.resize(std::min(n, order.size()));
     std::sort(order.begin(), order.end());
     return order;

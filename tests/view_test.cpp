@@ -8,7 +8,8 @@ using sparq::half;
 using sparq::token_range;
 using test::shape;
 
-const sparq::sparq_params params{.r = 9, .k = 33, .local = 7};
+const sparq::sparq_params params{
+    .r = 9, .k = 33, .local = 7, .tail = sparq::tail_estimate::mean_value};
 
 /// The d_h-major copy [heads, d_h, cells] of a problem's keys.
 template <class Label>
@@ -24,7 +25,7 @@ std::vector<Label> transposed(const test::problem& p) {
 }  // namespace
 
 TEST_CASE("a view over contiguous memory, with and without keys_t, equals the cache", "[view]") {
-    for (size_t seq_len : test::sizes{1, 63, 64, 200, 1100}) {
+    for (size_t seq_len : test::sizes{1, 63, 64, 200, 1100, 9000}) {
         const test::problem p = test::make_problem({1, 2, 24, 20, seq_len}, 101);
         const auto labels = transposed<float>(p);
         const auto cache = test::make_cache<float>(p);

@@ -6,6 +6,7 @@
 // translation units that are compiled with different flags.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "../config.hpp"
@@ -67,7 +68,7 @@ SPARQ_ALWAYS_INLINE void add_to_doubles(double* sums, __m256 x) noexcept {
 #if defined(__AVX512F__)
 SPARQ_ALWAYS_INLINE void add_to_doubles(double* sums, __m512 x) noexcept {
     const __m512d halves = _mm512_castps_pd(x);
-    for (int i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < 2; ++i) {
         const __m256d half = i == 0 ? _mm512_maskz_extractf64x4_pd(0xff, halves, 0)
                                     : _mm512_maskz_extractf64x4_pd(0xff, halves, 1);
         const __m512d wide = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(half));
