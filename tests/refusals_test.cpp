@@ -90,6 +90,10 @@ TEST_CASE("parameters out of range are refused", "[refusals]") {
     refused({.r = 8, .k = 20, .local = 4, .scale = NAN}, {"scale", "nan"});
     refused({.r = 8, .k = 20, .local = 4, .scale = inf}, {"scale", "inf"});
     refused({.r = 8, .k = 20, .local = 4, .scale = -inf}, {"scale", "-inf"});
+    const auto no_tail = static_cast<sparq::tail_estimate>(3);
+    const auto no_ranking = static_cast<sparq::group_ranking>(-1);
+    refused({.r = 8, .k = 20, .local = 4, .tail = no_tail}, {"tail is 3"});
+    refused({.r = 8, .k = 20, .local = 4, .ranking = no_ranking}, {"ranking is -1"});
 }
 
 TEST_CASE("sizes of q and out that do not fit are refused", "[refusals]") {
