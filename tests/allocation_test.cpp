@@ -34,6 +34,14 @@ void* operator new(size_t bytes, std::align_val_t align) {
 void* operator new[](size_t bytes, std::align_val_t align) {
     return allocate(bytes, static_cast<size_t>(align));
 }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+    try {
+        return allocate(bytes, alignof(std::max_align_t));
+    } catch (...) {
+        return nullptr;
+    }
+}
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
