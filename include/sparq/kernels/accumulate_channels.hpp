@@ -48,10 +48,10 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
     constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
     std::size_t t = 0;
-    // Until `end`, asking for what lies `ahead` of token t, where `wanted` is token `first`.
-    const auto lines_until = [&](std::size_t end, const Label* const* wanted, std::size_t first) {
+    // Until `end`, asking for what lies `ahead` of token t, where `wanted` is token `origin`.
+    const auto lines_until = [&](std::size_t end, const Label* const* wanted, std::size_t origin) {
         for (; t + line <= end; t += line) {
-            const std::size_t next = t + ahead > first ? t + ahead - first : 0;
+            const std::size_t next = t + ahead > origin ? t + ahead - origin : 0;
             for (std::size_t i = 0; i < Channels; ++i) simd::prefetch(wanted[i] + next);
             for (std::size_t v = 0; v < line; v += simd::lanes<Arch>) whole_vector(t + v);
         }
