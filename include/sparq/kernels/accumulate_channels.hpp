@@ -24,27 +24,24 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                              const Label* const* channels, std::size_t n, bool first, float* logits,
                              std::size_t logits_stride, const Label* const* upcoming) noexcept {
     using vec = simd::f32<Arch>;
-    const Label* channel[Channels];
-    vec weight[Heads][Channels];
-    for (std::size_t i = 0; i < Channels; ++i) channel[i] = channels[i];
-    for (std::size_t h = 0; h < Heads; ++h)
-        for (std::size_t i = 0; i < Channels; ++i)
-            weight[h][i] = simd::splat<Arch>(weights[h * weights_stride + i]);
-    const auto add = [&](vec(&sum)[Heads], std::size_t i, const vec& key) {
-        for (std::size_t h = 0; h < Heads; ++h)
-            sum[h] = simd::multiply_add<Arch>(weight[h][i], key, sum[h]);
-    };
-
-    const auto whole_vector = [&](std::size_t t) {
+    const auto add_channels = [&](std::size_t t, const auto& load, const auto& store) {
         vec sum[Heads];
         for (std::size_t h = 0; h < Heads; ++h)
-            sum[h] =
-                first ? simd::splat<Arch>(0.0f) : simd::load<Arch>(logits + h * logits_stride + t);
-        for (std::size_t i = 0; i < Channels; ++i) add(sum, i, simd::load<Arch>(channel[i] + t));
-        for (std::size_t h = 0; h < Heads; ++h)
-            simd::store<Arch>(logits + h * logits_stride + t, sum[h]);
+            sum[h] = first ? simd::splat<Arch>(0.0f) : load(logits + h * logits_stride + t);
+        for (std::size_t i = 0; i < Channels; ++i) {
+            const vec key = load(channels[i] + t);
+            for (std::size_t h = 0; h < Heads; ++h) {
+                const vec weight = simd::splat<Arch>(weights[h * weights_stride + i]);
+                sum[h] = simd::multiply_add<Arch>(weight, key, sum[h]);
+            }
+        }
+        for (std::size_t h = 0; h < Heads; ++h) store(logits + h * logits_stride + t, sum[h]);
     };
-
+    const auto whole_vector = [&](std::size_t t) {
+        add_channels(
+            t, [](const auto* p) { return simd::load<Arch>(p); },
+            [](float* p, const vec& x) { simd::store<Arch>(p, x); });
+    };
     constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
     std::size_t t = 0;
@@ -56,19 +53,13 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
             for (std::size_t v = 0; v < line; v += simd::lanes<Arch>) whole_vector(t + v);
         }
     };
-    if (n > ahead) lines_until(n - ahead, channel, 0);
+    if (n > ahead) lines_until(n - ahead, channels, 0);
     if (upcoming != nullptr) lines_until(n, upcoming, n);
     for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vector(t);
-    if (const std::size_t rest = n - t; rest != 0) {
-        vec sum[Heads];
-        for (std::size_t h = 0; h < Heads; ++h)
-            sum[h] = first ? simd::splat<Arch>(0.0f)
-                           : simd::load_partial<Arch>(logits + h * logits_stride + t, rest);
-        for (std::size_t i = 0; i < Channels; ++i)
-            add(sum, i, simd::load_partial<Arch>(channel[i] + t, rest));
-        for (std::size_t h = 0; h < Heads; ++h)
-            simd::store_partial<Arch>(logits + h * logits_stride + t, sum[h], rest);
-    }
+    if (const std::size_t rest = n - t; rest != 0)
+        add_channels(
+            t, [rest](const auto* p) { return simd::load_partial<Arch>(p, rest); },
+            [rest](float* p, const vec& x) { simd::store_partial<Arch>(p, x, rest); });
 }
 
 }  // namespace detail
