@@ -61,8 +61,8 @@ class key_labels {
         size_ += n;
         for (std::size_t cell = before; cell < size_; ++cell) add_to_sums<Arch>(engine, cell);
         for (std::size_t g = 0; g < heads_kv_; ++g)
-            for (std::size_t cell = labelled_cells(g, before); cell < labelled_cells(g, size_);
-                 cell += strip_tokens)
+            for (std::size_t cell = detail::labelled_tokens(g, heads_kv_, before);
+                 cell < detail::labelled_tokens(g, heads_kv_, size_); cell += strip_tokens)
                 label_cells<Arch>(engine, g, cell, strip_tokens);
     }
 
@@ -73,7 +73,8 @@ class key_labels {
         check_engine(engine);
         if (cell >= size_) detail::refuse("cell", cell, detail::text("less than size() = ", size_));
         for (std::size_t g = 0; g < heads_kv_; ++g)
-            if (cell < labelled_cells(g, size_)) label_cells<Arch>(engine, g, cell, 1);
+            if (cell < detail::labelled_tokens(g, heads_kv_, size_))
+                label_cells<Arch>(engine, g, cell, 1);
         stale_[cell / sum_cells] = 1;
     }
 
@@ -133,12 +134,6 @@ class key_labels {
             detail::refuse("engine.keys or values", "null", "a pointer to its rows");
     }
 
-    /// As in kv_cache: the heads lag behind by different amounts.
-    [[nodiscard]] SPARQ_PER_ISA std::size_t labelled_cells(std::size_t g,
-                                                           std::size_t n) const noexcept {
-        const std::size_t lag = g * strip_tokens / heads_kv_;
-        return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
-    }
     [[nodiscard]] SPARQ_PER_ISA const slab& slab_of(std::size_t cell) const noexcept {
         std::size_t s = slabs_.size();
         while (slabs_[s - 1].first > cell) --s;
@@ -238,7 +233,7 @@ class key_labels {
         const slab& part = slab_of(cells.begin);
         const std::size_t tokens = cells.end - cells.begin;
         for (std::size_t g = 0; g < heads_kv_; ++g) {
-            const std::size_t labelled = labelled_cells(g, size_);
+            const std::size_t labelled = detail::labelled_tokens(g, heads_kv_, size_);
             segments.push_back(
                 {engine.key_row(cells.begin, g), engine.value_row(cells.begin, g),
                  channel(part, g, 0, cells.begin), engine.key_token_stride,

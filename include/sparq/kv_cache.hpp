@@ -131,13 +131,6 @@ class kv_cache {
         while (slabs_[s - 1].first_token() > token) --s;
         return slabs_[s - 1];
     }
-    /// Tokens of head g that stand in the d_h-major copy when n tokens are there. The
-    /// heads lag behind by different amounts, so that their strips fall due in turn.
-    [[nodiscard]] SPARQ_PER_ISA std::size_t labelled_tokens(std::size_t g,
-                                                            std::size_t n) const noexcept {
-        const std::size_t lag = g * strip_tokens / heads_kv_;
-        return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
-    }
 
     SPARQ_PER_ISA void make_room(std::size_t n) {
         if (n > std::numeric_limits<std::uint32_t>::max())
@@ -213,8 +206,9 @@ class kv_cache {
     /// Transposes the strips of head g that have fallen due since there were `before` tokens.
     template <class Arch>
     void label_strips(std::size_t g, std::size_t before) noexcept {
-        const std::size_t due = labelled_tokens(g, seq_len_);
-        for (std::size_t token = labelled_tokens(g, before); token < due; token += strip_tokens) {
+        const std::size_t due = detail::labelled_tokens(g, heads_kv_, seq_len_);
+        for (std::size_t token = detail::labelled_tokens(g, heads_kv_, before); token < due;
+             token += strip_tokens) {
             slab& part = slab_of(token);
             const std::size_t t = token - part.first_token();
             kernels::transpose_rows<Arch>(part.key_row(g, t), head_dim_, strip_tokens, head_dim_,
@@ -233,7 +227,7 @@ class kv_cache {
             for (std::size_t g = 0; g < heads_kv_; ++g) {
                 kv_segment<T, Label>& part = segments_[s * heads_kv_ + g];
                 part.tokens = within(seq_len_);
-                part.labelled = within(labelled_tokens(g, seq_len_));
+                part.labelled = within(detail::labelled_tokens(g, heads_kv_, seq_len_));
             }
         }
     }

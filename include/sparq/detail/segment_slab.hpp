@@ -25,6 +25,14 @@ SPARQ_PER_ISA inline void check_row_bytes(const char* argument, std::size_t head
     checked_product(argument, bytes_per_element, checked_product(argument, heads_kv, width));
 }
 
+/// Tokens of head g whose strips have been transposed when there are n in all. The heads
+/// lag behind by different amounts, so that their strips fall due in turn.
+SPARQ_PER_ISA inline std::size_t labelled_tokens(std::size_t g, std::size_t heads_kv,
+                                                 std::size_t n) noexcept {
+    const std::size_t lag = g * strip_tokens / heads_kv;
+    return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
+}
+
 template <class T, class Label>
 class segment_slab {
    public:
