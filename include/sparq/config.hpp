@@ -80,6 +80,12 @@ inline constexpr std::size_t scan_block_tokens = 8192;
 inline constexpr std::size_t channels_at_once = 16;
 inline constexpr std::size_t channel_prefetch_bytes = 512;
 
+/// Tokens that get a maximum and a sum of exponentials of their own while the scan goes
+/// on, and how many maxima of them selection gets. The scan's next lines come meanwhile:
+/// channel_prefetch_bytes are that many two-byte tokens.
+inline constexpr std::size_t score_block_tokens = 256;
+inline constexpr std::size_t maxima_per_block = 16;
+
 /// Rows of K and V attended at a time, and query heads that share one pass over them.
 /// Memory is asked for one block ahead. Zen 4, half, d_h = 128, dense: blocks of 16, 32,
 /// 64 rows 0.94, 0.79, 0.76 of the streaming rate: more lines than are asked for at a

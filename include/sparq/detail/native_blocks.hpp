@@ -27,6 +27,15 @@ namespace detail::native {
 /// Where a target has no instructions for something, its only overload takes this.
 struct nowhere {};
 
+/// Vector registers of a target whose vectors have `Lanes` floats.
+#if defined(SPARQ_HAS_NEON)
+template <std::size_t Lanes>
+inline constexpr std::size_t registers = 32;
+#else
+template <std::size_t Lanes>
+inline constexpr std::size_t registers = Lanes < 16 ? 16 : 32;
+#endif
+
 #if defined(SPARQ_HAS_X86)
 
 using word_block = __m128i;  // 8 two-byte elements

@@ -61,6 +61,10 @@ inline constexpr std::size_t lanes = f32<Arch>::size;
 template <class Arch>
 inline constexpr bool is_plain = std::same_as<Arch, arch::plain>;
 
+/// Vector registers, which bound the tiles of a kernel.
+template <class Arch>
+inline constexpr std::size_t registers = is_plain<Arch> ? 16 : native::registers<lanes<Arch> >;
+
 /// n rounded up to whole vectors.
 template <class Arch>
 constexpr std::size_t padded(std::size_t n) noexcept {
@@ -81,6 +85,20 @@ SPARQ_ALWAYS_INLINE f32<Arch> load(const float* p) noexcept {
         return {{p[0], p[1], p[2], p[3]}};
     else
         return f32<Arch>::load_unaligned(p);
+}
+
+/// Into a register: g++ would repeat the load in every instruction that uses the value.
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> load_once(const float* p) noexcept {
+    f32<Arch> x = load<Arch>(p);
+#if defined(SPARQ_HAS_X86) && defined(__GNUC__)
+    if constexpr (!is_plain<Arch>) {
+        auto loaded = static_cast<typename f32<Arch>::register_type>(x);
+        asm("" : "+v"(loaded));
+        return f32<Arch>(loaded);
+    }
+#endif
+    return x;
 }
 
 /// Lanes of a two-byte type, widened (exact).

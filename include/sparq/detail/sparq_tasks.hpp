@@ -9,7 +9,7 @@
 #include "../steps/approximate_scores.hpp"
 #include "../steps/attend_selected.hpp"
 #include "../steps/query_components.hpp"
-#include "../steps/select_tokens.hpp"
+#include "../steps/scanned_tokens.hpp"
 #include "../steps/tail_estimate.hpp"
 #include "attention_request.hpp"
 
@@ -25,7 +25,8 @@ class sparq_tasks {
           params_(params),
           tokens_(request.view.seq_len()),
           chunks_((tokens_ + chunk_tokens - 1) / chunk_tokens),
-          mean_tail_(steps::uses_mean_value(params.tail, request.group)) {
+          mean_tail_(steps::uses_mean_value(params.tail, request.group)),
+          weights_wanted_(request.group > 1 && params.ranking != group_ranking::logit_sum) {
         lay_out();
     }
 
@@ -58,22 +59,13 @@ class sparq_tasks {
 
     /// s-hat of a chunk of tokens.
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
-        const std::size_t begin = c * chunk_tokens;
-        steps::scan_chunk<Arch>(request_.view, g,
-                                {at<float>(scratch, scan_weights_), request_.group, params_.r,
-                                 at<std::uint32_t>(scratch, components_)},
-                                begin, std::min(tokens_, begin + chunk_tokens),
-                                at<float>(scratch, logits_), tokens_,
-                                at<kernels::softmax_state>(scratch, states_) + c, chunks_);
+        scan(g, scratch, c, weights_wanted_);
     }
 
     /// i2, alpha, s and y.
     void finish(std::size_t g, std::byte* scratch) const noexcept {
-        const steps::approximate_weights weights = merged_weights(scratch);
-        auto* chosen = at<std::uint32_t>(scratch, chosen_);
-        steps::select_for_group<Arch>(weights, params_.ranking, params_.k, params_.local,
-                                      at<float>(scratch, ranking_), at<float>(scratch, top_k_),
-                                      chosen);
+        const steps::scanned_tokens tokens = select(g, scratch);
+        const auto* chosen = at<std::uint32_t>(scratch, chosen_);
         if (request_.report != nullptr && request_.report->keep_tokens)
             std::copy_n(chosen, params_.k, request_.report->tokens.data() + g * params_.k);
 
@@ -89,31 +81,61 @@ class sparq_tasks {
         if (mean_tail_)
             steps::mean_value<Arch>(request_.view, g, at<double>(scratch, sums_),
                                     at<float>(scratch, mean_));
-        for (std::size_t h = 0; h < request_.group; ++h)
-            finish_head(g, h, weights, result, scratch);
+        for (std::size_t h = 0; h < request_.group; ++h) finish_head(g, h, tokens, result, scratch);
     }
 
    private:
-    void finish_head(std::size_t g, std::size_t h, const steps::approximate_weights& weights,
+    void scan(std::size_t g, std::byte* scratch, std::size_t c, bool as_weights) const noexcept {
+        const std::size_t begin = c * chunk_tokens;
+        steps::scan_chunk<Arch>(request_.view, g,
+                                {at<float>(scratch, scan_weights_), request_.group, params_.r,
+                                 at<std::uint32_t>(scratch, components_)},
+                                begin, std::min(tokens_, begin + chunk_tokens),
+                                scanned(scratch, as_weights).scan);
+    }
+
+    /// i2, and the rows of K and V asked for as soon as they are candidates. Weights that
+    /// are too small to be told apart are scanned once more as logits: in that case, which
+    /// is rare, ranking takes logarithms.
+    [[nodiscard]] steps::scanned_tokens select(std::size_t g, std::byte* scratch) const noexcept {
+        steps::row_prefetch<T, Label> candidate(request_.view, g);
+        float* top_k = at<float>(scratch, top_k_);
+        auto* chosen = at<std::uint32_t>(scratch, chosen_);
+        steps::scanned_tokens tokens = scanned(scratch, weights_wanted_);
+        steps::merge_scan<Arch>(tokens);
+        if (steps::select_scanned<Arch>(tokens, params_.k, params_.local, top_k, chosen, candidate))
+            return tokens;
+        if (weights_wanted_)
+            for (std::size_t c = 0; c < chunks_; ++c) scan(g, scratch, c, false);
+        tokens = scanned(scratch, false);
+        steps::select_by_logits<Arch>(tokens, params_.ranking, params_.k, params_.local, top_k,
+                                      chosen, kernels::ignore_candidate{});
+        return tokens;
+    }
+
+    void finish_head(std::size_t g, std::size_t h, const steps::scanned_tokens& tokens,
                      const steps::partial_attention& result, std::byte* scratch) const noexcept {
         const float covered = steps::covered_mass<Arch>(
-            weights, h, at<std::uint32_t>(scratch, chosen_), params_.k, at<float>(scratch, top_k_));
+            tokens, h, at<std::uint32_t>(scratch, chosen_), params_.k, at<float>(scratch, top_k_));
         float* out = request_.out_row(g, h);
         steps::finish_attention(result, h, request_.view.value_dim(), out);
         if (mean_tail_)
             steps::add_tail(at<float>(scratch, mean_), covered, request_.view.value_dim(), out);
-        else if (!weights.is_finite(h))  // the scan read something that is not finite
+        else if (!tokens.is_finite(h))  // the scan read something that is not finite
             std::fill_n(out, request_.view.value_dim(), covered);
         request_.report_head(g, h, covered, kernels::log_sum_exp(result.state[h]));
     }
 
-    /// The logits with the log-sum-exp of each head, merged over the chunks.
-    [[nodiscard]] steps::approximate_weights merged_weights(std::byte* scratch) const noexcept {
-        float* log_sum_exp = at<float>(scratch, log_sum_exp_);
-        const auto* states = at<kernels::softmax_state>(scratch, states_);
-        for (std::size_t h = 0; h < request_.group; ++h)
-            log_sum_exp[h] = steps::merge_chunks(states + h * chunks_, chunks_);
-        return {at<float>(scratch, logits_), request_.group, tokens_, tokens_, log_sum_exp};
+    [[nodiscard]] steps::scanned_tokens scanned(std::byte* scratch,
+                                                bool as_weights) const noexcept {
+        float* maxima = at<float>(scratch, maxima_);
+        return {{at<float>(scratch, scores_), request_.group, tokens_, tokens_,
+                 at<float>(scratch, maximum_), at<float>(scratch, sum_),
+                 request_.group == 1 ? maxima : nullptr, as_weights},
+                at<float>(scratch, log_sum_exp_),
+                at<float>(scratch, factors_),
+                at<float>(scratch, ranking_),
+                maxima};
     }
 
     void lay_out() {
@@ -124,14 +146,19 @@ class sparq_tasks {
         components_ = layout.take<std::uint32_t>(head_dim);
         component_scratch_ = layout.take<float>(steps::component_scratch_floats(head_dim));
         scan_weights_ = layout.take<float>(checked_product("q", group, params_.r));
-        states_ = layout.take<kernels::softmax_state>(checked_product("q", group, chunks_));
+        const std::size_t blocks = (tokens_ + score_block_tokens - 1) / score_block_tokens;
+        maximum_ = layout.take<float>(checked_product("q", group, blocks));
+        sum_ = layout.take<float>(checked_product("q", group, blocks));
+        factors_ = layout.take<float>(weights_wanted_ ? checked_product("q", group, blocks) : 0);
+        maxima_ = layout.take<float>(checked_product("q", maxima_per_block, blocks));
         log_sum_exp_ = layout.take<float>(group);
         partial_ = layout.take<float>(steps::partial_floats<Arch>(group, value_dim));
         sums_ = layout.take<double>(value_dim);
         mean_ = layout.take<float>(value_dim);
-        logits_ = layout.take<float>(checked_product("q", group, tokens_));
+        scores_ = layout.take<float>(checked_product("q", group, tokens_));
         ranking_ = layout.take<float>(group > 1 ? tokens_ : 0);
-        top_k_ = layout.take<float>(kernels::top_k_scratch_floats(tokens_));
+        top_k_ =
+            layout.take<float>(std::max(kernels::top_k_scratch_floats(tokens_), 2 * params_.k));
         chosen_ = layout.take<std::uint32_t>(tokens_);
         scratch_bytes_ = layout.bytes();
     }
@@ -144,11 +171,12 @@ class sparq_tasks {
     attention_request<T, Label> request_;
     sparq_params params_;
     std::size_t tokens_, chunks_;
-    bool mean_tail_;
+    bool mean_tail_, weights_wanted_;
     // Offsets into a block of scratch.
     std::size_t queries_ = 0, components_ = 0, component_scratch_ = 0, scan_weights_ = 0;
-    std::size_t states_ = 0, log_sum_exp_ = 0, partial_ = 0, sums_ = 0, mean_ = 0;
-    std::size_t logits_ = 0, ranking_ = 0, top_k_ = 0, chosen_ = 0, scratch_bytes_ = 0;
+    std::size_t maximum_ = 0, sum_ = 0, factors_ = 0, maxima_ = 0, log_sum_exp_ = 0;
+    std::size_t partial_ = 0, sums_ = 0, mean_ = 0, scores_ = 0, ranking_ = 0, top_k_ = 0,
+                chosen_ = 0, scratch_bytes_ = 0;
 };
 
 }  // namespace detail

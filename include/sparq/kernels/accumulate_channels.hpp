@@ -19,46 +19,65 @@ namespace kernels {
 
 namespace detail {
 
+/// Vectors of tokens that go side by side: a weight is broadcast once for all of them.
+template <class Arch, std::size_t Heads>
+inline constexpr std::size_t vectors_at_once = simd::registers<Arch> / (Heads > 2 ? 8 : 4);
+
 template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
 void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                              const Label* const* channels, std::size_t n, bool first, float* logits,
                              std::size_t logits_stride, const Label* const* upcoming) noexcept {
     using vec = simd::f32<Arch>;
-    const auto add_channels = [&](std::size_t t, const auto& load, const auto& store) {
-        vec sum[Heads];
+    // `Vectors` vectors from token t, at `step` tokens from each other.
+    const auto add_channels = [&](auto vectors, std::size_t t, const auto& load,
+                                  const auto& store) {
+        constexpr std::size_t count = vectors(), step = simd::lanes<Arch>;
+        vec sum[Heads][count];
         for (std::size_t h = 0; h < Heads; ++h)
-            sum[h] = first ? simd::splat<Arch>(0.0f) : load(logits + h * logits_stride + t);
+            for (std::size_t v = 0; v < count; ++v)
+                sum[h][v] = first ? simd::splat<Arch>(0.0f)
+                                  : load(logits + h * logits_stride + t + v * step);
         for (std::size_t i = 0; i < Channels; ++i) {
-            const vec key = load(channels[i] + t);
+            vec key[count];
+            for (std::size_t v = 0; v < count; ++v) key[v] = load(channels[i] + t + v * step);
             for (std::size_t h = 0; h < Heads; ++h) {
                 const vec weight = simd::splat<Arch>(weights[h * weights_stride + i]);
-                sum[h] = simd::multiply_add<Arch>(weight, key, sum[h]);
+                for (std::size_t v = 0; v < count; ++v)
+                    sum[h][v] = simd::multiply_add<Arch>(weight, key[v], sum[h][v]);
             }
         }
-        for (std::size_t h = 0; h < Heads; ++h) store(logits + h * logits_stride + t, sum[h]);
+        for (std::size_t h = 0; h < Heads; ++h)
+            for (std::size_t v = 0; v < count; ++v)
+                store(logits + h * logits_stride + t + v * step, sum[h][v]);
     };
-    const auto whole_vector = [&](std::size_t t) {
+    const auto whole_vectors = [&](auto vectors, std::size_t t) {
         add_channels(
-            t, [](const auto* p) { return simd::load<Arch>(p); },
+            vectors, t, [](const auto* p) { return simd::load<Arch>(p); },
             [](float* p, const vec& x) { simd::store<Arch>(p, x); });
     };
     constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
+    using tile = std::integral_constant<std::size_t, vectors_at_once<Arch, Heads> >;
+    constexpr std::size_t tokens = tile() * simd::lanes<Arch>;
+    constexpr std::size_t turn = tokens < line ? line : tokens;
     std::size_t t = 0;
     // Until `end`, asking for what lies `ahead` of token t, where `wanted` is token `origin`.
-    const auto lines_until = [&](std::size_t end, const Label* const* wanted, std::size_t origin) {
-        for (; t + line <= end; t += line) {
+    const auto turns_until = [&](std::size_t end, const Label* const* wanted, std::size_t origin) {
+        for (; t + turn <= end; t += turn) {
             const std::size_t next = t + ahead > origin ? t + ahead - origin : 0;
-            for (std::size_t i = 0; i < Channels; ++i) simd::prefetch(wanted[i] + next);
-            for (std::size_t v = 0; v < line; v += simd::lanes<Arch>) whole_vector(t + v);
+            for (std::size_t l = 0; l < turn; l += line)
+                for (std::size_t i = 0; i < Channels; ++i) simd::prefetch(wanted[i] + next + l);
+            for (std::size_t v = 0; v < turn; v += tokens) whole_vectors(tile{}, t + v);
         }
     };
-    if (n > ahead) lines_until(n - ahead, channels, 0);
-    if (upcoming != nullptr) lines_until(n, upcoming, n);
-    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vector(t);
+    if (n > ahead) turns_until(n - ahead, channels, 0);
+    if (upcoming != nullptr) turns_until(n, upcoming, n);
+    for (; t + tokens <= n; t += tokens) whole_vectors(tile{}, t);
+    const std::integral_constant<std::size_t, 1> one;
+    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vectors(one, t);
     if (const std::size_t rest = n - t; rest != 0)
         add_channels(
-            t, [rest](const auto* p) { return simd::load_partial<Arch>(p, rest); },
+            one, t, [rest](const auto* p) { return simd::load_partial<Arch>(p, rest); },
             [rest](float* p, const vec& x) { simd::store_partial<Arch>(p, x, rest); });
 }
 
@@ -75,7 +94,7 @@ void accumulate_channels(const float* weights, std::size_t group, std::size_t we
                          const Label* const* channels, std::size_t count, std::size_t n, bool first,
                          float* logits, std::size_t logits_stride,
                          const Label* const* upcoming = nullptr) noexcept {
-    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t head) {
+    detail::for_head_tiles(group, [&](auto heads, std::size_t head) {
         const float* w = weights + head * weights_stride;
         float* out = logits + head * logits_stride;
         std::size_t i = 0;

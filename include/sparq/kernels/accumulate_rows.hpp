@@ -73,9 +73,9 @@ void accumulate_rows(const float* weights, std::size_t group, std::size_t weight
                      float* sums, std::size_t sums_stride,
                      const upcoming_rows<T>& upcoming = {}) noexcept {
     constexpr std::size_t lanes = sparq::detail::simd::lanes<Arch>;
-    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
+    detail::for_head_tiles(group, [&](auto heads, std::size_t first) {
         // Eight accumulators hide the latency of a fused multiply-add; 16 registers hold no more.
-        constexpr std::size_t columns = (lanes == 16 ? 16 : 8) / heads();
+        constexpr std::size_t columns = sparq::detail::simd::registers<Arch> / 2 / heads();
         constexpr std::size_t wide = columns > 8 ? 8 : columns;
         const float* w = weights + first * weights_stride;
         float* s = sums + first * sums_stride;

@@ -39,61 +39,64 @@ namespace detail {
 
 namespace simd = sparq::detail::simd;
 
-/// Query heads computed together: heads x 4 accumulators stay in registers.
-template <class Arch>
-inline constexpr std::size_t heads_at_once = simd::lanes<Arch> == 8 ? 2 : 4;
+/// Rows computed together with `Heads` heads: the accumulators, the rows and a query stay in
+/// registers, and a row is widened once for all of up to four heads.
+template <class Arch, std::size_t Heads>
+inline constexpr std::size_t rows_at_once = Heads > 2 && simd::registers<Arch> < 32 ? 2 : 4;
 
-/// `Heads` x 4 dot products, sums[h][j].
-template <class Arch, std::size_t Heads, class T>
-SPARQ_ALWAYS_INLINE void dot_four_rows(const float* queries, std::size_t query_stride,
-                                       const std::array<const T*, 4>& row, std::size_t width,
-                                       float (&sums)[Heads][4]) noexcept {
+/// `Heads` x `Rows` dot products, sums[h][j].
+template <class Arch, std::size_t Heads, std::size_t Rows, class T>
+SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride,
+                                  const std::array<const T*, Rows>& row, std::size_t width,
+                                  float (&sums)[Heads * Rows]) noexcept {
     using vec = simd::f32<Arch>;
-    std::array<vec, 4> sum[Heads];
-    for (auto& of_head : sum) of_head.fill(simd::splat<Arch>(0.0f));
-    const auto add_columns = [&](std::size_t c, const std::array<vec, 4>& key) {
+    static_assert(Heads * Rows % 4 == 0);
+    vec sum[Heads * Rows];
+    for (auto& one : sum) one = simd::splat<Arch>(0.0f);
+    const auto add_columns = [&](std::size_t c, const auto& load) {
+        vec key[Rows];
+        for (std::size_t j = 0; j < Rows; ++j) key[j] = load(row[j] + c);
         for (std::size_t h = 0; h < Heads; ++h) {
-            const vec q = simd::load<Arch>(queries + h * query_stride + c);
-            for (std::size_t j = 0; j < 4; ++j)
-                sum[h][j] = simd::multiply_add<Arch>(q, key[j], sum[h][j]);
+            const vec q = simd::load_once<Arch>(queries + h * query_stride + c);
+            for (std::size_t j = 0; j < Rows; ++j)
+                sum[h * Rows + j] = simd::multiply_add<Arch>(q, key[j], sum[h * Rows + j]);
         }
     };
 
     std::size_t c = 0;
     for (; c + simd::lanes<Arch> <= width; c += simd::lanes<Arch>)
-        add_columns(c, {simd::load<Arch>(row[0] + c), simd::load<Arch>(row[1] + c),
-                        simd::load<Arch>(row[2] + c), simd::load<Arch>(row[3] + c)});
+        add_columns(c, [](const T* p) { return simd::load<Arch>(p); });
     if (const std::size_t n = width - c; n != 0)
-        add_columns(
-            c, {simd::load_partial<Arch>(row[0] + c, n), simd::load_partial<Arch>(row[1] + c, n),
-                simd::load_partial<Arch>(row[2] + c, n), simd::load_partial<Arch>(row[3] + c, n)});
+        add_columns(c, [n](const T* p) { return simd::load_partial<Arch>(p, n); });
 
-    for (std::size_t h = 0; h < Heads; ++h) simd::sum_lanes_of_four<Arch>(sum[h], sums[h]);
+    for (std::size_t i = 0; i < Heads * Rows; i += 4)
+        simd::sum_lanes_of_four<Arch>({sum[i], sum[i + 1], sum[i + 2], sum[i + 3]}, sums + i);
 }
 
 template <class Arch, std::size_t Heads, class T>
 void dot_rows_of_heads(const float* queries, std::size_t query_stride, const T* const* rows,
                        std::size_t n, std::size_t width, float* logits, std::size_t logits_stride,
                        const upcoming_rows<T>& upcoming) noexcept {
-    for (std::size_t j = 0; j < n; j += 4) {
-        upcoming.prefetch(j, j + 4);
-        const std::size_t count = n - j < 4 ? n - j : 4;
-        std::array<const T*, 4> row;  // the last row again where fewer than four are left
-        for (std::size_t i = 0; i < 4; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
-        float sums[Heads][4];
-        dot_four_rows<Arch, Heads>(queries, query_stride, row, width, sums);
+    constexpr std::size_t tile = rows_at_once<Arch, Heads>;
+    for (std::size_t j = 0; j < n; j += tile) {
+        upcoming.prefetch(j, j + tile);
+        const std::size_t count = n - j < tile ? n - j : tile;
+        std::array<const T*, tile> row;  // the last row again where fewer are left
+        for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
+        float sums[Heads * tile];
+        dot_tile<Arch, Heads, tile>(queries, query_stride, row, width, sums);
         for (std::size_t h = 0; h < Heads; ++h)
-            for (std::size_t i = 0; i < count; ++i) logits[h * logits_stride + j + i] = sums[h][i];
+            for (std::size_t i = 0; i < count; ++i)
+                logits[h * logits_stride + j + i] = sums[h * tile + i];
     }
 }
 
-/// Calls body(std::integral_constant<Heads>, first) for tiles of at most heads_at_once
-/// heads that cover `group` heads.
-template <class Arch, class Body>
+/// Calls body(std::integral_constant<Heads>, first) for tiles of at most four heads that
+/// cover `group` heads.
+template <class Body>
 SPARQ_ALWAYS_INLINE void for_head_tiles(std::size_t group, const Body& body) noexcept {
     std::size_t h = 0;
-    if constexpr (heads_at_once<Arch> == 4)
-        for (; h + 4 <= group; h += 4) body(std::integral_constant<std::size_t, 4>{}, h);
+    for (; h + 4 <= group; h += 4) body(std::integral_constant<std::size_t, 4>{}, h);
     for (; h + 2 <= group; h += 2) body(std::integral_constant<std::size_t, 2>{}, h);
     if (h < group) body(std::integral_constant<std::size_t, 1>{}, h);
 }
@@ -108,7 +111,7 @@ template <class Arch, class T>
 void dot_rows(const float* queries, std::size_t group, std::size_t query_stride,
               const T* const* rows, std::size_t n, std::size_t width, float* logits,
               std::size_t logits_stride, const upcoming_rows<T>& upcoming = {}) noexcept {
-    detail::for_head_tiles<Arch>(group, [&](auto heads, std::size_t first) {
+    detail::for_head_tiles(group, [&](auto heads, std::size_t first) {
         detail::dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows,
                                                  n, width, logits + first * logits_stride,
                                                  logits_stride,

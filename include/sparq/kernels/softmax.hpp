@@ -106,18 +106,40 @@ SPARQ_ALWAYS_INLINE simd::f32<Arch> sums_of_exponentials(const float* x, std::si
 
 }  // namespace detail
 
-/// The sum of exp(x[i] - shift).
+/// The greatest of n >= 1 logits. A NaN may be lost.
 template <class Arch>
-float exponential_sum(const float* x, std::size_t n, float shift) noexcept {
-    return sparq::detail::simd::sum_lanes<Arch>(
-        detail::sums_of_exponentials<Arch, false>(x, n, shift, nullptr));
+float greatest(const float* x, std::size_t n) noexcept {
+    return sparq::detail::simd::greatest_lane<Arch>(detail::maxima_of<Arch>(x, n));
 }
 
 /// The state of n >= 1 logits.
+/// @param write  makes weights of the logits: exp(logit - maximum)
 template <class Arch>
-softmax_state softmax_of(const float* x, std::size_t n) noexcept {
-    const float maximum = sparq::detail::simd::greatest_lane<Arch>(detail::maxima_of<Arch>(x, n));
-    return {maximum, exponential_sum<Arch>(x, n, maximum)};
+softmax_state softmax_of(float* x, std::size_t n, bool write) noexcept {
+    const float maximum = greatest<Arch>(x, n);
+    const auto sums = write ? detail::sums_of_exponentials<Arch, true>(x, n, maximum, x)
+                            : detail::sums_of_exponentials<Arch, false>(x, n, maximum, nullptr);
+    return {maximum, sparq::detail::simd::sum_lanes<Arch>(sums)};
+}
+
+/// ln of the sum of exp over everything that n >= 1 states cover. The states' maxima and
+/// sums stand apart.
+template <class Arch>
+float log_sum_exp_of(const float* maximum, const float* sum, std::size_t n) noexcept {
+    namespace simd = sparq::detail::simd;
+    const float all = greatest<Arch>(maximum, n);
+    const auto offset = simd::splat<Arch>(all);
+    auto total = simd::splat<Arch>(0.0f);
+    std::size_t i = 0;
+    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
+        total = simd::multiply_add<Arch>(
+            simd::load<Arch>(sum + i),
+            simd::exponential<Arch>(simd::load<Arch>(maximum + i) - offset), total);
+    if (const std::size_t rest = n - i; rest != 0)
+        total = simd::multiply_add<Arch>(
+            simd::load_partial<Arch>(sum + i, rest),
+            simd::exponential<Arch>(detail::load_padded<Arch>(maximum + i, rest) - offset), total);
+    return log_sum_exp({all, simd::sum_lanes<Arch>(total)});
 }
 
 /// Takes a block of n >= 1 logits for each head into its state, and makes weights of
@@ -152,22 +174,37 @@ void take_softmax_block(float* logits, std::size_t heads, std::size_t stride, st
     }
 }
 
-/// out[t] (+)= exp(x[t] - shift): adds one head's weights to a group's ranking.
+/// out[t] (+)= factor * x[t].
 template <class Arch>
-void add_weights(const float* x, std::size_t n, float shift, bool first, float* out) noexcept {
+void add_scaled(const float* x, std::size_t n, float factor, bool first, float* out) noexcept {
     namespace simd = sparq::detail::simd;
-    const auto offset = simd::splat<Arch>(shift);
+    const auto scale = simd::splat<Arch>(factor);
     std::size_t i = 0;
     for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>) {
-        auto weight = simd::exponential<Arch>(simd::load<Arch>(x + i) - offset);
-        if (!first) weight = weight + simd::load<Arch>(out + i);
-        simd::store<Arch>(out + i, weight);
+        const auto before = first ? simd::splat<Arch>(0.0f) : simd::load<Arch>(out + i);
+        simd::store<Arch>(out + i,
+                          simd::multiply_add<Arch>(simd::load<Arch>(x + i), scale, before));
     }
     if (const std::size_t rest = n - i; rest != 0) {
-        auto weight = simd::exponential<Arch>(detail::load_padded<Arch>(x + i, rest) - offset);
-        if (!first) weight = weight + simd::load_partial<Arch>(out + i, rest);
-        simd::store_partial<Arch>(out + i, weight, rest);
+        const auto before =
+            first ? simd::splat<Arch>(0.0f) : simd::load_partial<Arch>(out + i, rest);
+        simd::store_partial<Arch>(
+            out + i, simd::multiply_add<Arch>(simd::load_partial<Arch>(x + i, rest), scale, before),
+            rest);
     }
+}
+
+/// out[i] = exp(x[i] - shift) for x[i] <= shift; out may be x.
+template <class Arch>
+void exponentials(const float* x, std::size_t n, float shift, float* out) noexcept {
+    static_cast<void>(detail::sums_of_exponentials<Arch, true>(x, n, shift, out));
+}
+
+/// exp(x) for x <= 0: the bits of `exponentials`.
+template <class Arch>
+float exponential(float x) noexcept {
+    exponentials<Arch>(&x, 1, 0.0f, &x);
+    return x;
 }
 
 }  // namespace kernels

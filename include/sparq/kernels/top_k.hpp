@@ -7,7 +7,7 @@
 // them by bisecting the ordered integers that floats map to, each step a vector count.
 // (std::nth_element over all scores costs more than reading the channels did.)
 //
-// Traffic: reads the scores once for the maxima, then the groups that reach the bound.
+// Traffic: reads the scores once for the maxima, unless they are known, and once to collect.
 // Order: equal scores go to the lower index. A NaN ranks below every number.
 #pragma once
 
@@ -31,9 +31,6 @@ struct top_k_threshold {
 namespace detail {
 
 namespace simd = sparq::detail::simd;
-
-/// Scores of one group: vectors whose lane-wise maximum is taken.
-inline constexpr std::size_t group_vectors = 16;
 
 /// Monotone from floats (without NaN) to integers, and back.
 SPARQ_PER_ISA constexpr std::int32_t to_ordered(float x) noexcept {
@@ -69,33 +66,18 @@ std::size_t count_at_least(const float* x, std::size_t n, float threshold) noexc
 }
 
 /// Collects the scores of x that reach the bound, with their indices; returns how many.
-template <class Arch>
+template <class Arch, class Candidate>
 std::size_t collect_at_least(const float* x, std::size_t n, float bound, float* scores,
-                             std::uint32_t* indices) noexcept {
+                             std::uint32_t* indices, Candidate&& candidate) noexcept {
     std::size_t count = 0;
     for_masks_at_least<Arch>(x, n, bound, [&](std::size_t i, unsigned mask) {
         for (; mask != 0; mask &= mask - 1) {
             const std::size_t at = i + static_cast<std::size_t>(std::countr_zero(mask));
             scores[count] = x[at];
             indices[count++] = static_cast<std::uint32_t>(at);
+            candidate(at);
         }
     });
-    return count;
-}
-
-/// maxima[g * lanes + lane]: the greatest of a lane over group_vectors vectors.
-/// Only whole groups; returns the number of maxima.
-template <class Arch>
-std::size_t group_maxima(const float* x, std::size_t n, float* maxima) noexcept {
-    constexpr std::size_t lanes = simd::lanes<Arch>;
-    std::size_t count = 0;
-    for (std::size_t i = 0; i + group_vectors * lanes <= n; i += group_vectors * lanes) {
-        auto greatest = simd::load<Arch>(x + i);
-        for (std::size_t v = 1; v < group_vectors; ++v)
-            greatest = simd::maximum<Arch>(greatest, simd::load<Arch>(x + i + v * lanes));
-        simd::store<Arch>(maxima + count, greatest);
-        count += lanes;
-    }
     return count;
 }
 
@@ -126,30 +108,68 @@ top_k_threshold find_threshold(const float* scores, std::size_t n, std::size_t k
     return best;
 }
 
-/// A bound that at least k of the n scores reach; -infinity where none is known.
+/// maxima[m] of score_block_tokens scores: disjoint groups of 16 that cover them.
 template <class Arch>
-float find_lower_bound(const float* scores, std::size_t n, std::size_t k, float* maxima) noexcept {
-    const std::size_t groups = detail::group_maxima<Arch>(scores, n, maxima);
-    if (groups < 2 * k) return -std::numeric_limits<float>::infinity();
-    return find_threshold<Arch>(maxima, groups, k).value;
+void block_maxima(const float* x, float* maxima) noexcept {
+    namespace simd = sparq::detail::simd;
+    constexpr std::size_t lanes = simd::lanes<Arch>,
+                          vectors = score_block_tokens / maxima_per_block;
+    for (std::size_t m = 0; m < maxima_per_block; m += lanes, x += vectors * lanes) {
+        auto greatest = simd::load<Arch>(x);
+        for (std::size_t v = 1; v < vectors; ++v)
+            greatest = simd::maximum<Arch>(greatest, simd::load<Arch>(x + v * lanes));
+        simd::store<Arch>(maxima + m, greatest);
+    }
+}
+
+/// The maxima of all whole blocks of n scores; returns their number.
+template <class Arch>
+std::size_t group_maxima(const float* x, std::size_t n, float* maxima) noexcept {
+    for (std::size_t b = 0; b < n / score_block_tokens; ++b)
+        block_maxima<Arch>(x + b * score_block_tokens, maxima + b * maxima_per_block);
+    return n / score_block_tokens * maxima_per_block;
 }
 
 /// Floats of scratch that top_k needs for n scores.
 SPARQ_PER_ISA constexpr std::size_t top_k_scratch_floats(std::size_t n) noexcept {
-    return n + n / detail::group_vectors;
+    return n + n / score_block_tokens * maxima_per_block;
 }
+
+/// Whether top_k knows its candidates from the maxima: there have to be enough of them
+/// for the k-th largest to come near the k-th largest score.
+SPARQ_PER_ISA constexpr bool top_k_is_early(std::size_t n, std::size_t k) noexcept {
+    return n / score_block_tokens * maxima_per_block >= 2 * k;
+}
+
+/// Nothing to do for a candidate.
+struct ignore_candidate {
+    void operator()(std::size_t) const noexcept {}
+};
 
 /// Writes the indices of the k largest of n scores in ascending order; 1 <= k <= n < 2^32.
 ///
-/// @param scratch   [top_k_scratch_floats(n)] floats
-/// @param indices   [n]: the k results first, the rest is scratch
-/// @return          the threshold that the chosen scores reach
-template <class Arch>
-float top_k(const float* scores, std::size_t n, std::size_t k, float* scratch,
-            std::uint32_t* indices) noexcept {
-    float* candidates = scratch + n / detail::group_vectors;
-    const float bound = find_lower_bound<Arch>(scores, n, k, scratch);
-    const std::size_t found = detail::collect_at_least<Arch>(scores, n, bound, candidates, indices);
+/// @param maxima     group_maxima of the scores, or null: taken here
+/// @param scratch    [top_k_scratch_floats(n)] floats
+/// @param indices    [n]: the k results first, the rest is scratch
+/// @param candidate  called with the index of each score that may be among the k largest,
+///                   in ascending order, early: hardly more than k times. Not where the
+///                   scores are too few for that (top_k_is_early)
+/// @return           the threshold that the chosen scores reach
+template <class Arch, class Candidate = ignore_candidate>
+float top_k(const float* scores, std::size_t n, std::size_t k, const float* maxima, float* scratch,
+            std::uint32_t* indices, Candidate&& candidate = {}) noexcept {
+    const std::size_t groups = n / score_block_tokens * maxima_per_block;
+    float* candidates = scratch + groups;
+    float bound = -std::numeric_limits<float>::infinity();
+    const bool early = top_k_is_early(n, k);
+    if (early) {
+        if (maxima == nullptr) group_maxima<Arch>(scores, n, scratch);
+        bound = find_threshold<Arch>(maxima == nullptr ? scratch : maxima, groups, k).value;
+    }
+    const std::size_t found =
+        early ? detail::collect_at_least<Arch>(scores, n, bound, candidates, indices, candidate)
+              : detail::collect_at_least<Arch>(scores, n, bound, candidates, indices,
+                                               ignore_candidate{});
     if (found < k) {  // NaN among the scores: they fill up, the oldest first
         std::size_t count = 0, missing = k - found;
         for (std::size_t i = 0; i < n; ++i) {

@@ -15,11 +15,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "../config.hpp"
 #include "../kernels/accumulate_channels.hpp"
 #include "../kernels/softmax.hpp"
+#include "../kernels/top_k.hpp"
 #include "query_components.hpp"
 #include "token_cursor.hpp"
 
@@ -60,23 +60,98 @@ SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
     return {&cursor.segment(), cursor.offset()};
 }
 
-/// n labelled tokens, channels_at_once channels at a time. Meanwhile it asks for the
-/// next channels, and at the end for the first ones of what is scanned after these.
+/// What a scan leaves: a score for every token, and for every block of
+/// score_block_tokens the softmax state of each head.
+struct scan_result {
+    float* scores;  ///< [heads, stride]: logits, or exp(logit - its block's maximum)
+    std::size_t heads, stride, tokens;
+    float *maximum, *sum;  ///< [heads, blocks()]
+    float* maxima;         ///< [maxima_per_block * blocks()] of one head's logits, or null
+    bool as_weights;
+
+    [[nodiscard]] SPARQ_PER_ISA std::size_t blocks() const noexcept {
+        return (tokens + score_block_tokens - 1) / score_block_tokens;
+    }
+};
+
+/// Takes the state of every block once its logits are there, in the order of the tokens.
+/// It does not depend on how the history is cut into segments and tasks.
+template <class Arch>
+class block_states {
+   public:
+    SPARQ_PER_ISA block_states(const scan_result& result, std::size_t begin,
+                               std::size_t end) noexcept
+        : result_(result), next_(begin), end_(end) {}
+
+    /// All logits before `token` are there.
+    void scanned_to(std::size_t token) noexcept {
+        while (next_ < token) {
+            const std::size_t block_end = std::min(next_ + score_block_tokens, end_);
+            if (token < block_end) return;
+            take(next_ / score_block_tokens, next_, block_end);
+            next_ = block_end;
+        }
+    }
+    /// Where the block ends that is next.
+    [[nodiscard]] SPARQ_PER_ISA std::size_t next_end() const noexcept {
+        return next_ + score_block_tokens;
+    }
+
+   private:
+    void take(std::size_t block, std::size_t begin, std::size_t end) const noexcept {
+        if (result_.maxima != nullptr && end - begin == score_block_tokens)
+            kernels::block_maxima<Arch>(result_.scores + begin,
+                                        result_.maxima + block * maxima_per_block);
+        for (std::size_t h = 0; h < result_.heads; ++h) {
+            const kernels::softmax_state state = kernels::softmax_of<Arch>(
+                result_.scores + h * result_.stride + begin, end - begin, result_.as_weights);
+            result_.maximum[h * result_.blocks() + block] = state.maximum;
+            result_.sum[h * result_.blocks() + block] = state.sum;
+        }
+    }
+
+    scan_result result_;
+    std::size_t next_, end_;
+};
+
+/// n labelled tokens from `token`, channels_at_once channels at a time. Meanwhile it asks
+/// for the next channels, and at the end for the first ones of what is scanned after
+/// these. The last channels go block by block, and the states are taken while memory
+/// brings the next block.
 template <class Arch, class T, class Label>
-void scan_channels(const label_place<T, Label>& here, std::size_t n, const scan_weights& weights,
-                   const label_place<T, Label>& after, float* logits, std::size_t stride) noexcept {
+void scan_channels(const label_place<T, Label>& here, std::size_t token, std::size_t n,
+                   const scan_weights& weights, const label_place<T, Label>& after,
+                   const scan_result& result, block_states<Arch>& states) noexcept {
     const Label* channels[channels_at_once];
     const Label* upcoming[channels_at_once];
-    for (std::size_t i = 0; i < weights.r; i += channels_at_once) {
-        const std::size_t count = std::min(channels_at_once, weights.r - i);
-        here.point(weights, i, count, channels);
-        std::copy_n(channels, count, upcoming);  // asks for nothing new, unless
-        if (const std::size_t next = i + count; next < weights.r)
-            here.point(weights, next, std::min(count, weights.r - next), upcoming);
-        else if (after.part != nullptr)
-            after.point(weights, 0, count, upcoming);
+    const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from,
+                                std::size_t tokens) {
         kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
-                                           count, n, i == 0, logits, stride, upcoming);
+                                           count, tokens, i == 0, result.scores + token + from,
+                                           result.stride, upcoming);
+    };
+    std::size_t i = 0;
+    for (; i + channels_at_once < weights.r; i += channels_at_once) {
+        here.point(weights, i, channels_at_once, channels);
+        std::copy_n(channels, channels_at_once, upcoming);  // asks for nothing new, unless
+        const std::size_t next = i + channels_at_once;
+        here.point(weights, next, std::min(channels_at_once, weights.r - next), upcoming);
+        accumulate(i, channels_at_once, 0, n);
+    }
+    const std::size_t count = weights.r - i;
+    here.point(weights, i, count, channels);
+    for (std::size_t from = 0; from < n;) {
+        const std::size_t tokens = std::min(states.next_end() - token - from, n - from);
+        for (std::size_t c = 0; c < count; ++c) upcoming[c] = channels[c] + tokens;
+        if (from + tokens == n) {
+            std::copy_n(channels, count, upcoming);
+            if (after.part != nullptr)
+                after.point(weights, 0, std::min(count, channels_at_once), upcoming);
+        }
+        accumulate(i, count, from, tokens);
+        for (std::size_t c = 0; c < count; ++c) channels[c] += tokens;
+        from += tokens;
+        states.scanned_to(token + from);
     }
 }
 
@@ -106,47 +181,37 @@ void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t
     }
 }
 
-/// The approximate logits of tokens [begin, end), at most chunk_tokens, and the softmax
-/// state of each head over them. Blocks end at multiples of scan_block_tokens, so that
-/// the state does not depend on how the history is cut into segments.
-///
-/// @param logits  [heads, stride]; written at [h][begin .. end)
-/// @param state   [heads], at state_stride from head to head
+/// The approximate scores of tokens [begin, end) and the states of their blocks.
+/// @param begin  a multiple of score_block_tokens; so is end, or it is seq_len
 template <class Arch, class T, class Label>
 void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights& weights,
-                std::size_t begin, std::size_t end, float* logits, std::size_t stride,
-                kernels::softmax_state* state, std::size_t state_stride) noexcept {
+                std::size_t begin, std::size_t end, const scan_result& result) noexcept {
     token_cursor<T, Label> cursor(view, g);
-    for (std::size_t h = 0; h < weights.heads; ++h) state[h * state_stride] = {};
-    for (std::size_t block = begin; block < end; block += scan_block_tokens) {
-        const std::size_t block_end = std::min(end, block + scan_block_tokens);
-        for (std::size_t t = block; t < block_end;) {
-            cursor.seek(t);
-            const kv_segment<T, Label>& part = cursor.segment();
-            const std::size_t offset = cursor.offset();
-            std::size_t n = std::min(cursor.left(), block_end - t);
-            if (offset < part.labelled) {
-                n = std::min(n, part.labelled - offset);
-                scan_channels<Arch>(label_place<T, Label>{&part, offset}, n, weights,
-                                    place_of(view, cursor, t + n), logits + t, stride);
-            } else {
-                scan_rows<Arch>(part, offset, n, weights, logits + t, stride);
-            }
-            t += n;
+    block_states<Arch> states(result, begin, end);
+    for (std::size_t t = begin; t < end;) {
+        cursor.seek(t);
+        const kv_segment<T, Label>& part = cursor.segment();
+        const std::size_t offset = cursor.offset();
+        std::size_t n = std::min({cursor.left(), end - t, scan_block_tokens});
+        if (offset < part.labelled) {
+            n = std::min(n, part.labelled - offset);
+            scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights,
+                                place_of(view, cursor, t + n), result, states);
+        } else {
+            scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
+            states.scanned_to(t + n);
         }
-        for (std::size_t h = 0; h < weights.heads; ++h)
-            kernels::merge_softmax(
-                state[h * state_stride],
-                kernels::softmax_of<Arch>(logits + h * stride + block, block_end - block));
+        t += n;
     }
 }
 
-/// ln of the sum of exp of a head's logits, from the states of its chunks.
-SPARQ_PER_ISA inline float merge_chunks(const kernels::softmax_state* states,
-                                        std::size_t chunks) noexcept {
-    kernels::softmax_state all;
-    for (std::size_t c = 0; c < chunks; ++c) kernels::merge_softmax(all, states[c]);
-    return kernels::log_sum_exp(all);
+/// log_sum_exp[h] = ln of the sum of exp of a head's logits.
+template <class Arch>
+void merge_blocks(const scan_result& result, float* log_sum_exp) noexcept {
+    const std::size_t blocks = result.blocks();
+    for (std::size_t h = 0; h < result.heads; ++h)
+        log_sum_exp[h] = kernels::log_sum_exp_of<Arch>(result.maximum + h * blocks,
+                                                       result.sum + h * blocks, blocks);
 }
 
 /// Bytes of keys that the scan of all heads reads.
@@ -186,20 +251,19 @@ void approximate_scores(const kv_view<T, Label>& view, std::size_t g, std::span<
     detail::require_size("logits", logits.size(), group * view.seq_len(), "G * S");
     detail::require_size("log_sum_exp", log_sum_exp.size(), group, "G");
     workspace scratch;
-    auto* weights = reinterpret_cast<float*>(
-        scratch.prepare(group * (r * sizeof(float) + sizeof(kernels::softmax_state))));
-    auto* state = reinterpret_cast<kernels::softmax_state*>(weights + group * r);
+    const std::size_t blocks = (view.seq_len() + score_block_tokens - 1) / score_block_tokens;
+    auto* weights =
+        reinterpret_cast<float*>(scratch.prepare(group * (r + 2 * blocks) * sizeof(float)));
     for (std::size_t h = 0; h < group; ++h)
         for (std::size_t i = 0; i < r; ++i)
             weights[h * r + i] = q[h * view.head_dim() + components[i]] * inverse_tau[h];
-    std::vector<kernels::softmax_state> all(group);
-    for (std::size_t begin = 0; begin < view.seq_len(); begin += chunk_tokens) {
-        steps::scan_chunk<Arch>(view, g, {weights, group, r, components.data()}, begin,
-                                std::min(view.seq_len(), begin + chunk_tokens), logits.data(),
-                                view.seq_len(), state, 1);
-        for (std::size_t h = 0; h < group; ++h) kernels::merge_softmax(all[h], state[h]);
-    }
-    for (std::size_t h = 0; h < group; ++h) log_sum_exp[h] = kernels::log_sum_exp(all[h]);
+    float* maximum = weights + group * r;
+    const steps::scan_result result{logits.data(),  group,   view.seq_len(),
+                                    view.seq_len(), maximum, maximum + group * blocks,
+                                    nullptr,        false};
+    steps::scan_chunk<Arch>(view, g, {weights, group, r, components.data()}, 0, view.seq_len(),
+                            result);
+    steps::merge_blocks<Arch>(result, log_sum_exp.data());
 }
 
 SPARQ_NAMESPACE_END

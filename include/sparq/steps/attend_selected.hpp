@@ -60,6 +60,28 @@ struct partial_attention {
     }
 };
 
+/// Asks for the rows of tokens, given in ascending order.
+template <class T, class Label>
+class row_prefetch {
+   public:
+    SPARQ_PER_ISA row_prefetch(const kv_view<T, Label>& view, std::size_t g) noexcept
+        : view_(view), cursor_(view, g) {}
+
+    SPARQ_PER_ISA void operator()(std::size_t token) noexcept {
+        cursor_.seek(token);
+        ask(cursor_.key_row(), view_.head_dim());
+        ask(cursor_.value_row(), view_.value_dim());
+    }
+
+   private:
+    SPARQ_PER_ISA static void ask(const T* row, std::size_t width) noexcept {
+        kernels::upcoming_rows<T>{&row, 1, width}.prefetch(0, 1);
+    }
+
+    kv_view<T, Label> view_;
+    token_cursor<T, Label> cursor_;
+};
+
 /// Rows of one block.
 template <class T>
 struct row_block {

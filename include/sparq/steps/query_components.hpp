@@ -52,7 +52,7 @@ void choose_components(const query_group& q, std::size_t r, float* scratch,
         }
         magnitude[c] = sum;
     }
-    kernels::top_k<Arch>(magnitude, q.head_dim, r, scratch + q.head_dim, indices);
+    kernels::top_k<Arch>(magnitude, q.head_dim, r, nullptr, scratch + q.head_dim, indices);
 }
 
 /// 1 / tau of one query head, given the factor that stands for 1 / sqrt(d_h). A head

@@ -29,29 +29,55 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace steps {
 
-/// The approximate logits of a group and what makes weights of them.
+/// The approximate logits of a group and what makes weights of them:
+///   s-hat[h][t] = exp(logits[h][t] - m) * exp(m - log_sum_exp[h])
+/// with m the maximum of the block of score_block_tokens in which t lies. (So a scan can
+/// take the first factor before it knows the second.)
 struct approximate_weights {
     const float* logits;  ///< [heads, stride], tokens of a head together
     std::size_t heads, stride, tokens;
-    const float* log_sum_exp;  ///< [heads]
+    const float* log_sum_exp;        ///< [heads]
+    const float* maximum = nullptr;  ///< [heads, blocks] if they are known
 
     [[nodiscard]] const float* head(std::size_t h) const noexcept { return logits + h * stride; }
     [[nodiscard]] bool is_finite(std::size_t h) const noexcept {
         return std::isfinite(log_sum_exp[h]);
     }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t blocks() const noexcept {
+        return (tokens + score_block_tokens - 1) / score_block_tokens;
+    }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t block_size(std::size_t block) const noexcept {
+        const std::size_t left = tokens - block * score_block_tokens;
+        return left < score_block_tokens ? left : score_block_tokens;
+    }
 };
+
+/// The maximum of a head's logits in a block.
+template <class Arch>
+float block_maximum(const approximate_weights& weights, std::size_t h, std::size_t block) noexcept {
+    if (weights.maximum != nullptr) return weights.maximum[h * weights.blocks() + block];
+    return kernels::greatest<Arch>(weights.head(h) + block * score_block_tokens,
+                                   weights.block_size(block));
+}
 
 /// ranking[t] = the sum over the group of s-hat[h][t].
 template <class Arch>
 void rank_by_weight(const approximate_weights& weights, float* ranking) noexcept {
-    bool first = true;
-    for (std::size_t h = 0; h < weights.heads; ++h) {
-        if (!weights.is_finite(h)) continue;
-        kernels::add_weights<Arch>(weights.head(h), weights.tokens, weights.log_sum_exp[h], first,
-                                   ranking);
-        first = false;
+    float exponentials[score_block_tokens];
+    for (std::size_t block = 0; block < weights.blocks(); ++block) {
+        const std::size_t begin = block * score_block_tokens, n = weights.block_size(block);
+        bool first = true;
+        for (std::size_t h = 0; h < weights.heads; ++h) {
+            if (!weights.is_finite(h)) continue;
+            const float shift = block_maximum<Arch>(weights, h, block);
+            kernels::exponentials<Arch>(weights.head(h) + begin, n, shift, exponentials);
+            kernels::add_scaled<Arch>(exponentials, n,
+                                      kernels::exponential<Arch>(shift - weights.log_sum_exp[h]),
+                                      first, ranking + begin);
+            first = false;
+        }
+        if (first) std::fill_n(ranking + begin, n, 0.0f);
     }
-    if (first) std::fill_n(ranking, weights.tokens, 0.0f);
 }
 
 SPARQ_PER_ISA inline void rank_by_logit(const approximate_weights& weights,
@@ -81,51 +107,47 @@ SPARQ_PER_ISA inline void rank_small_weights(const approximate_weights& weights,
 
 /// The k tokens to attend, ascending: the `local` newest and the best of the others.
 ///
-/// @param ranking  [tokens]
-/// @param scratch  [top_k_scratch_floats(tokens)]
-/// @param chosen   [tokens]: the k results first, the rest is scratch
-/// @return         the ranking that the chosen ones reach, those forced in aside
-template <class Arch>
+/// @param ranking    [tokens]
+/// @param maxima     kernels::group_maxima of the ranking, or null
+/// @param scratch    [top_k_scratch_floats(tokens)]
+/// @param chosen     [tokens]: the k results first, the rest is scratch
+/// @param candidate  called early, in ascending order, with hardly more than k tokens,
+///                   all chosen ones among them
+/// @return           the ranking that the chosen ones reach, those forced in aside
+template <class Arch, class Candidate = kernels::ignore_candidate>
 float select_tokens(const float* ranking, std::size_t tokens, std::size_t k, std::size_t local,
-                    float* scratch, std::uint32_t* chosen) noexcept {
+                    const float* maxima, float* scratch, std::uint32_t* chosen,
+                    Candidate&& candidate = {}) noexcept {
     const std::size_t older = tokens - local, free = k - local;
     float reached = std::numeric_limits<float>::infinity();
-    if (free != 0) reached = kernels::top_k<Arch>(ranking, older, free, scratch, chosen);
-    for (std::size_t i = 0; i < local; ++i)
+    if (free != 0) {
+        reached = kernels::top_k<Arch>(ranking, older, free, maxima, scratch, chosen, candidate);
+        if (!kernels::top_k_is_early(older, free))
+            for (std::size_t j = 0; j < free; ++j) candidate(chosen[j]);
+    }
+    for (std::size_t i = 0; i < local; ++i) {
         chosen[free + i] = static_cast<std::uint32_t>(older + i);
+        candidate(older + i);
+    }
     return reached;
 }
 
-/// Ranks and selects. A single query head's tokens are ranked by its logits themselves:
-/// the order of its weights, which no underflow can disturb.
-/// @param ranking  [tokens] scratch, not used when G = 1
-template <class Arch>
-void select_for_group(const approximate_weights& weights, group_ranking by, std::size_t k,
-                      std::size_t local, float* ranking, float* scratch,
-                      std::uint32_t* chosen) noexcept {
-    const auto select = [&](const float* order) {
-        return select_tokens<Arch>(order, weights.tokens, k, local, scratch, chosen);
-    };
-    if (weights.heads == 1) {
-        select(weights.logits);
-    } else if (by == group_ranking::logit_sum) {
-        rank_by_logit(weights, ranking);
-        select(ranking);
-    } else {
-        rank_by_weight<Arch>(weights, ranking);
-        if (select(ranking) >= least_reliable_weight) return;
-        rank_small_weights(weights, ranking);
-        select(ranking);
-    }
-}
-
 /// alpha of one query head, at most 1; NaN for a head that read something not finite.
-/// @param scratch  [count]
+/// @param scratch  [2 * count]
 template <class Arch>
 float covered_mass(const approximate_weights& weights, std::size_t h, const std::uint32_t* chosen,
                    std::size_t count, float* scratch) noexcept {
-    for (std::size_t j = 0; j < count; ++j) scratch[j] = weights.head(h)[chosen[j]];
-    const float mass = kernels::exponential_sum<Arch>(scratch, count, weights.log_sum_exp[h]);
+    float* maxima = scratch + count;
+    for (std::size_t j = 0; j < count; ++j) {
+        const std::size_t block = chosen[j] / score_block_tokens;
+        const bool known = j != 0 && chosen[j - 1] / score_block_tokens == block;
+        maxima[j] = known ? maxima[j - 1] : block_maximum<Arch>(weights, h, block);
+        scratch[j] = weights.head(h)[chosen[j]] - maxima[j];
+    }
+    kernels::exponentials<Arch>(scratch, count, 0.0f, scratch);
+    kernels::exponentials<Arch>(maxima, count, weights.log_sum_exp[h], maxima);
+    float mass = 0.0f;
+    for (std::size_t j = 0; j < count; ++j) mass += scratch[j] * maxima[j];
     return mass > 1.0f ? 1.0f : mass;
 }
 
@@ -192,7 +214,7 @@ void select_tokens(std::span<const float> ranking, std::size_t local,
     workspace scratch;
     auto* memory = reinterpret_cast<float*>(scratch.prepare((floats + n) * sizeof(float)));
     auto* chosen = reinterpret_cast<std::uint32_t*>(memory + floats);
-    steps::select_tokens<Arch>(ranking.data(), n, k, local, memory, chosen);
+    steps::select_tokens<Arch>(ranking.data(), n, k, local, nullptr, memory, chosen);
     std::copy_n(chosen, k, tokens.begin());
 }
 
@@ -210,7 +232,7 @@ void covered_mass(std::span<const float> logits, std::span<const float> log_sum_
     detail::require_size("covered", covered.size(), weights.heads, "G");
     detail::check_tokens(tokens, weights.tokens);
     workspace scratch;
-    auto* memory = reinterpret_cast<float*>(scratch.prepare(tokens.size() * sizeof(float)));
+    auto* memory = reinterpret_cast<float*>(scratch.prepare(2 * tokens.size() * sizeof(float)));
     for (std::size_t h = 0; h < weights.heads; ++h)
         covered[h] = steps::covered_mass<Arch>(weights, h, tokens.data(), tokens.size(), memory);
 }
