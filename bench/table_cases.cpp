@@ -226,7 +226,9 @@ void run_short(speed_table& table, const short_shape& shape) {
             shape.flushed ? heads_to_fill(cache_bytes, seq_len, shape.head_dim, sizeof(T))
                           : warm_heads;
         const auto cache = make_cache<T>(heads, shape.head_dim, seq_len);
-        decode_case<T> step(cache, shape.group, usual_params(shape.head_dim));
+        sparq::sparq_params params = usual_params(shape.head_dim);
+        params.dense_below = 6 * params.k;  // as its description says
+        decode_case<T> step(cache, shape.group, params);
         const named_times times = time_interleaved(
             how, {{"dense", [&] { step.dense(); }}, {"sparq", [&] { step.sparq(); }}});
         table.check(step.shape(), step.complaint());

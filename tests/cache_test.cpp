@@ -212,3 +212,24 @@ TEST_CASE("subnormal, huge and special values are stored as scalar conversion ha
         }
     CHECK(wrong == 0);
 }
+
+TEST_CASE("a cache on huge pages grows and answers as any other", "[cache]") {
+    // 16 heads of 8192 tokens: segments that are long enough for pages of 2 MiB.
+    const test::problem p = test::make_problem({16, 1, 32, 32, 600}, 88);
+    kv_cache<half> usual(16, 32, 32), huge(16, 32, 32, sparq::memory_policy::huge_pages);
+    huge.reserve(8192 + 256);
+    usual.reserve(8192 + 256);
+    for (size_t n = 0; n < 14; ++n) {
+        test::append_rows(usual, p, 0, 600);
+        test::append_rows(huge, p, 0, 600);
+    }
+    const auto at = reinterpret_cast<std::uintptr_t>(huge.view().segment(0, 0).keys);
+    CHECK(at % (std::uintptr_t{2} << 20) == 0);
+    CHECK(huge.seq_len() == 14 * 600);
+    CHECK(test::same_answer(test::run_sparq(p, huge.view(), params),
+                            test::run_sparq(p, usual.view(), params)));
+    huge.truncate(599);
+    usual.truncate(599);
+    CHECK(test::same_answer(test::run_sparq(p, huge.view(), params),
+                            test::run_sparq(p, usual.view(), params)));
+}

@@ -185,3 +185,18 @@ TEST_CASE("the report counts the bytes that were read", "[whole_call]") {
     CHECK(dense.bytes_read == 2 * 1000 * (64 + 48) * 2);
     CHECK(dense.dense);
 }
+
+TEST_CASE("histories shorter than dense_below are attended whole, and the report says so",
+          "[whole_call]") {
+    for (const size_t seq_len : test::sizes{1, 40, 299, 300, 301}) {
+        const test::problem p = test::make_problem({2, 2, 24, 16, seq_len}, 150 + seq_len);
+        const auto cache = test::make_cache<sparq::half>(p);
+        sparq::sparq_params params{.r = 6, .k = 10, .local = 3, .dense_below = 300};
+        const auto answer = test::run_sparq(p, cache.view(), params);
+        INFO("seed " << 150 + seq_len << ", S " << seq_len);
+        CHECK(answer.report.dense == (seq_len < 300));
+        params.dense_below = 0;
+        if (seq_len < 300) params.k = seq_len, params.local = 0;
+        CHECK(test::same_answer(answer, test::run_sparq(p, cache.view(), params)));
+    }
+}

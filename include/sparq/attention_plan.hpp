@@ -89,7 +89,8 @@ attention_plan<Arch, T, Label> make_sparq_plan(std::span<const float> q,
                                                const sparq_params& params, std::span<float> out,
                                                const call_options& options, plan_use use) {
     check_params(params, view.head_dim());
-    if (params.k >= view.seq_len())  // i2 is everything and alpha is 1
+    // With k >= S, i2 is everything and alpha is 1.
+    if (params.k >= view.seq_len() || view.seq_len() < params.dense_below)
         return make_dense_plan<Arch>(q, view, params.scale, out, options, use);
     const sparq_tasks<Arch, T, Label> tasks(check_request(q, view, params.scale, out, options),
                                             params);

@@ -32,7 +32,7 @@ struct attention_report {
     std::size_t bytes_read = 0;  ///< the sum of `bytes`
     step_bytes bytes;
     std::vector<head_report> heads;  ///< [heads_q]
-    bool dense = false;              ///< all tokens were attended (k >= S)
+    bool dense = false;              ///< all tokens were attended (k >= S, S < dense_below)
 
     bool keep_tokens = false;           ///< set by the caller: fill `tokens`
     std::size_t tokens_per_head = 0;    ///< min(k, S)

@@ -25,6 +25,7 @@
 #include "kernels/convert.hpp"
 #include "kernels/transpose.hpp"
 #include "kv_view.hpp"
+#include "memory_policy.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
@@ -46,8 +47,10 @@ class kv_cache {
         : kv_cache(heads_kv, head_dim, head_dim) {}
 
     /// @param value_dim  width of V, narrower or wider than K
-    SPARQ_PER_ISA kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim)
-        : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim) {
+    /// @param pages      of what segments are made; a hint that changes no result
+    SPARQ_PER_ISA kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
+                           memory_policy pages = memory_policy::system)
+        : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim), pages_(pages) {
         detail::require_at_least_one("heads_kv", heads_kv);
         detail::require_at_least_one("head_dim", head_dim);
         detail::require_at_least_one("value_dim", value_dim);
@@ -137,7 +140,8 @@ class kv_cache {
             detail::refuse("number of tokens", n, "less than 2^32");
         std::vector<slab> added;
         for (std::size_t end = capacity(); end < n; end = added.back().end_token())
-            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n));
+            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n),
+                               pages_);
         if (added.empty()) return;
         slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
         segments_.reserve(slabs_.capacity() * heads_kv_);
@@ -186,7 +190,7 @@ class kv_cache {
                 return;
             }
         }
-        slab_of(seq_len_ + left).touch_labels(quarter - left, quarter);
+        slab_of(seq_len_ + left).touch_ahead(quarter - left, quarter);
     }
 
     template <class Arch, class From>
@@ -249,6 +253,7 @@ class kv_cache {
     }
 
     std::size_t heads_kv_, head_dim_, value_dim_;
+    memory_policy pages_;
     std::size_t seq_len_ = 0;
     std::size_t reserved_ = 0;  ///< what the caller has asked room for
     std::vector<slab> slabs_;

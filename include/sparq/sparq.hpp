@@ -12,6 +12,7 @@
 #include "key_labels.hpp"
 #include "kv_cache.hpp"
 #include "kv_view.hpp"
+#include "memory_policy.hpp"
 #include "params.hpp"
 #include "scalar_types.hpp"
 #include "sparq_attention.hpp"

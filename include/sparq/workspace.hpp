@@ -8,23 +8,33 @@
 #include <utility>
 
 #include "config.hpp"
+#include "memory_policy.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 namespace detail {
 
 /// Uninitialised memory aligned to a page, so that untouched parts cost nothing.
+inline constexpr std::size_t page_bytes = 4096;
+
 struct aligned_delete {
-    static constexpr std::size_t alignment = 4096;
+    std::size_t alignment = page_bytes;
     void operator()(std::byte* memory) const noexcept {
         ::operator delete(memory, std::align_val_t{alignment});
     }
 };
 using aligned_bytes = std::unique_ptr<std::byte[], aligned_delete>;
 
-SPARQ_PER_ISA inline aligned_bytes allocate_aligned(std::size_t bytes) {
-    return aligned_bytes(static_cast<std::byte*>(
-        ::operator new(bytes, std::align_val_t{aligned_delete::alignment})));
+/// Aligned to a page; to a huge page where those are asked for and fit.
+SPARQ_PER_ISA inline aligned_bytes allocate_aligned(std::size_t bytes,
+                                                    memory_policy policy = memory_policy::system) {
+    const bool huge = policy == memory_policy::huge_pages && bytes >= huge_page_bytes;
+    const std::size_t alignment = huge ? huge_page_bytes : page_bytes;
+    aligned_bytes memory(
+        static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment})),
+        aligned_delete{alignment});
+    if (huge) ask_for_huge_pages(memory.get(), bytes);
+    return memory;
 }
 
 }  // namespace detail

@@ -12,6 +12,7 @@
 
 #include "../config.hpp"
 #include "../kv_view.hpp"
+#include "../memory_policy.hpp"
 #include "../workspace.hpp"
 #include "check.hpp"
 
@@ -38,7 +39,8 @@ class segment_slab {
    public:
     /// @throws std::bad_alloc; std::invalid_argument when sizes overflow
     SPARQ_PER_ISA segment_slab(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
-                               std::size_t first_token, std::size_t tokens)
+                               std::size_t first_token, std::size_t tokens,
+                               memory_policy policy = memory_policy::system)
         : first_token_(first_token),
           tokens_(tokens),
           heads_kv_(heads_kv),
@@ -47,7 +49,8 @@ class segment_slab {
           key_bytes_(part_bytes(tokens, head_dim, sizeof(T))),
           value_bytes_(part_bytes(tokens, value_dim, sizeof(T))),
           label_bytes_(part_bytes(channel_stride(), head_dim, sizeof(Label))),
-          memory_(allocate_aligned(total_bytes())) {}
+          policy_(policy),
+          memory_(allocate_aligned(total_bytes(), policy)) {}
 
     [[nodiscard]] std::size_t first_token() const noexcept { return first_token_; }
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
@@ -80,25 +83,26 @@ class segment_slab {
                 head_dim_,     value_dim_,      channel_stride()};
     }
 
-    /// Touches the pages of keys_t up to the given share of them, each once in the life of
-    /// the slab. The first strips of a segment write to a page a channel: without this
-    /// the system would hand out hundreds of pages within one append.
-    SPARQ_PER_ISA void touch_labels(std::size_t part, std::size_t of) noexcept {
-        constexpr std::size_t page = aligned_delete::alignment;
-        const std::size_t pages_per_head = label_bytes_ / page;
+    /// Touches the pages of keys_t, or all where they are huge, up to the given share of
+    /// them, each once in the life of the slab. The first strips of a segment write to a
+    /// page a channel, the first token to two pages a head: without this the system would
+    /// hand out hundreds of pages, or many huge ones, within one append.
+    SPARQ_PER_ISA void touch_ahead(std::size_t part, std::size_t of) noexcept {
+        const bool all = policy_ == memory_policy::huge_pages;
+        const std::size_t begin = all ? 0 : labels_at();
+        const std::size_t pages_per_head = (all ? head_bytes() : label_bytes_) / page_bytes;
         const std::size_t wanted = heads_kv_ * pages_per_head * part / of;
         for (; touched_ < wanted; ++touched_)
-            head(touched_ / pages_per_head)[labels_at() + touched_ % pages_per_head * page] =
+            head(touched_ / pages_per_head)[begin + touched_ % pages_per_head * page_bytes] =
                 std::byte{0};
     }
 
    private:
     SPARQ_PER_ISA static std::size_t part_bytes(std::size_t rows, std::size_t width,
                                                 std::size_t element) {
-        constexpr std::size_t page = aligned_delete::alignment;
         const std::size_t bytes =
             checked_product("head_dim", checked_product("head_dim", rows, width), element);
-        return (bytes + page - 1) / page * page;
+        return (bytes + page_bytes - 1) / page_bytes * page_bytes;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t total_bytes() const {
         const std::size_t heads = checked_product("heads_kv", heads_kv_, head_bytes());
@@ -107,16 +111,16 @@ class segment_slab {
                checked_product("heads_kv", sums, tokens_ / checkpoint_tokens * sizeof(double));
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t values_at() const noexcept {
-        return key_bytes_ + aligned_delete::alignment / 2;
+        return key_bytes_ + page_bytes / 2;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t labels_at() const noexcept {
         return values_at() + value_bytes_;
     }
     /// From head to head: a page more than its parts, divided among the heads.
     [[nodiscard]] SPARQ_PER_ISA std::size_t head_bytes() const noexcept {
-        const std::size_t lines = aligned_delete::alignment / cache_line_bytes;
+        const std::size_t lines = page_bytes / cache_line_bytes;
         const std::size_t step = (lines + heads_kv_ - 1) / heads_kv_ * cache_line_bytes;
-        return labels_at() + label_bytes_ + aligned_delete::alignment / 2 + step;
+        return labels_at() + label_bytes_ + page_bytes / 2 + step;
     }
     [[nodiscard]] SPARQ_PER_ISA std::byte* head(std::size_t g) noexcept {
         return memory_.get() + g * head_bytes();
@@ -124,8 +128,9 @@ class segment_slab {
 
     std::size_t first_token_, tokens_, heads_kv_, head_dim_, value_dim_;
     std::size_t key_bytes_, value_bytes_, label_bytes_;
+    memory_policy policy_;
     aligned_bytes memory_;
-    std::size_t touched_ = 0;  ///< pages of keys_t, counted over all heads
+    std::size_t touched_ = 0;  ///< pages, counted over all heads
 };
 
 }  // namespace detail

@@ -176,7 +176,8 @@ SPARQ_ALWAYS_INLINE f32<Arch> maximum(const f32<Arch>& a, const f32<Arch>& b) no
     }
 }
 
-/// e^x to 2 ulp for x <= 0; exactly 0 below -87.7 (xsimd) or -106 (AVX-512, plain).
+/// e^x to 2 ulp for x <= 0; exactly 0 below -87.3 (AVX2), -87.7 (xsimd) or -106
+/// (AVX-512, plain).
 template <class Arch>
 SPARQ_ALWAYS_INLINE f32<Arch> exponential(const f32<Arch>& x) noexcept {
     if constexpr (is_plain<Arch>) {

@@ -17,6 +17,13 @@
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
 
+/// Channels that are read side by side for `heads` query heads: what memory likes best for
+/// few of them; for more, fewer visits to their logits count.
+template <class Arch>
+SPARQ_PER_ISA constexpr std::size_t channels_at_once(std::size_t heads) noexcept {
+    return sparq::detail::simd::lanes<Arch> < 16 && heads <= 2 ? 8 : most_channels_at_once;
+}
+
 namespace detail {
 
 /// Vectors of tokens that go side by side: a weight is broadcast once for all of them.
@@ -84,7 +91,7 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
 }  // namespace detail
 
 /// @param weights   [group, count], weights_stride >= count
-/// @param channels  [count] pointers to n tokens of one channel, count <= channels_at_once
+/// @param channels  [count] pointers to n tokens of one channel, count <= most_channels_at_once
 /// @param first     the logits hold nothing yet
 /// @param logits    [group, n], logits_stride >= n; overlaps nothing
 /// @param upcoming  [count] pointers to what is wanted of each channel's stream next, or

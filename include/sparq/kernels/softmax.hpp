@@ -2,7 +2,7 @@
 // Pieces of a softmax over contiguous logits, and how partial ones merge.
 //
 // Numerics: float; lane i sums the elements i (mod lanes) in ascending order, then
-// sum_lanes. exp is within 2 ulp, 0 below -87.7 or less. A logit that is not finite
+// sum_lanes. exp is within 2 ulp, 0 below -87.3 or less. A logit that is not finite
 // makes the sum NaN, whatever its weight would be: so a NaN or an infinity that was
 // read is seen in the result.
 #pragma once

@@ -114,7 +114,7 @@ class block_states {
     std::size_t next_, end_;
 };
 
-/// n labelled tokens from `token`, channels_at_once channels at a time. Meanwhile it asks
+/// n labelled tokens from `token`, some channels at a time. Meanwhile it asks
 /// for the next channels, and at the end for the first ones of what is scanned after
 /// these. The last channels go block by block, and the states are taken while memory
 /// brings the next block.
@@ -122,8 +122,9 @@ template <class Arch, class T, class Label>
 void scan_channels(const label_place<T, Label>& here, std::size_t token, std::size_t n,
                    const scan_weights& weights, const label_place<T, Label>& after,
                    const scan_result& result, block_states<Arch>& states) noexcept {
-    const Label* channels[channels_at_once];
-    const Label* upcoming[channels_at_once];
+    const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
+    const Label* channels[most_channels_at_once];
+    const Label* upcoming[most_channels_at_once];
     const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from,
                                 std::size_t tokens) {
         kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
@@ -131,12 +132,12 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
                                            result.stride, upcoming);
     };
     std::size_t i = 0;
-    for (; i + channels_at_once < weights.r; i += channels_at_once) {
-        here.point(weights, i, channels_at_once, channels);
-        std::copy_n(channels, channels_at_once, upcoming);  // asks for nothing new, unless
-        const std::size_t next = i + channels_at_once;
-        here.point(weights, next, std::min(channels_at_once, weights.r - next), upcoming);
-        accumulate(i, channels_at_once, 0, n);
+    for (; i + at_once < weights.r; i += at_once) {
+        here.point(weights, i, at_once, channels);
+        std::copy_n(channels, at_once, upcoming);  // asks for nothing new, unless
+        const std::size_t next = i + at_once;
+        here.point(weights, next, std::min(at_once, weights.r - next), upcoming);
+        accumulate(i, at_once, 0, n);
     }
     const std::size_t count = weights.r - i;
     here.point(weights, i, count, channels);
@@ -145,8 +146,7 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
         for (std::size_t c = 0; c < count; ++c) upcoming[c] = channels[c] + tokens;
         if (from + tokens == n) {
             std::copy_n(channels, count, upcoming);
-            if (after.part != nullptr)
-                after.point(weights, 0, std::min(count, channels_at_once), upcoming);
+            if (after.part != nullptr) after.point(weights, 0, std::min(count, at_once), upcoming);
         }
         accumulate(i, count, from, tokens);
         for (std::size_t c = 0; c < count; ++c) channels[c] += tokens;
@@ -160,13 +160,14 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
 template <class Arch, class T, class Label>
 void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
                const scan_weights& weights, float* logits, std::size_t stride) noexcept {
-    Label strip[channels_at_once][strip_tokens];
-    const Label* channels[channels_at_once];
-    for (std::size_t c = 0; c < channels_at_once; ++c) channels[c] = strip[c];
+    const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
+    Label strip[most_channels_at_once][strip_tokens];
+    const Label* channels[most_channels_at_once];
+    for (std::size_t c = 0; c < at_once; ++c) channels[c] = strip[c];
     for (std::size_t t = 0; t < n; t += strip_tokens) {
         const std::size_t tokens = std::min(strip_tokens, n - t);
-        for (std::size_t i = 0; i < weights.r; i += channels_at_once) {
-            const std::size_t count = std::min(channels_at_once, weights.r - i);
+        for (std::size_t i = 0; i < weights.r; i += at_once) {
+            const std::size_t count = std::min(at_once, weights.r - i);
             for (std::size_t j = 0; j < tokens; ++j) {
                 const T* row = part.keys + (offset + t + j) * part.key_stride;
                 for (std::size_t c = 0; c < count; ++c)
