@@ -41,8 +41,11 @@ struct limits {
 inline double block_roundings(size_t n, size_t block) {
     return static_cast<double>(std::min(n, block)) + 6.0 * static_cast<double>(n / block + 1);
 }
-// The scan sums up to 8192 weights at a time in four lanes or more; attention takes 16 rows.
-inline constexpr size_t scan_block = 8192 / 4, attend_block = 16;
+inline constexpr size_t attend_block = 16;  // rows
+
+/// Of the scan's sum: 256 weights in four lanes or more, a product with an exponential for
+/// each such block, and the blocks in as many lanes.
+inline double scan_roundings(size_t n) { return 256 / 4 + 6 + static_cast<double>(n / 1024 + 1); }
 
 /// What the inputs and the summation of the case add to the roundings of a product.
 struct assumptions {
@@ -82,15 +85,15 @@ struct softmax_errors {
     double sum = 0;
 };
 
-inline softmax_errors softmax(const double* logits, const double* errors, size_t n, size_t block,
-                              double lse) {
+inline softmax_errors softmax(const double* logits, const double* errors, size_t n,
+                              double roundings, double lse) {
     softmax_errors out;
     const double top = *std::max_element(logits, logits + n);
     for (size_t i = 0; i < n; ++i) {
         out.each.push_back(weight_error(errors[i], logits[i] - top));
         out.sum += std::exp(logits[i] - lse) * out.each.back();
     }
-    out.sum += u * (block_roundings(n, block) + 8);
+    out.sum += u * (roundings + 8);
     return out;
 }
 
@@ -104,12 +107,14 @@ inline void scan(const head& h, const settings& s, const result& res, const assu
     for (size_t j = 0; j < h.group; ++j) {
         const double* logits = &res.logits[j * n];
         const double lse = res.scan_lse[j];
-        const softmax_errors soft = softmax(logits, &lim.logits[j * n], n, scan_block, lse);
-        lim.scan_lse.push_back(soft.sum + 4 * u * (1 + std::abs(lse)));
+        const softmax_errors soft = softmax(logits, &lim.logits[j * n], n, scan_roundings(n), lse);
+        lim.scan_lse.push_back(soft.sum + exp_error + 4 * u * (1 + std::abs(lse)));
+        // A weight is a product of two exponentials, its block's and its own within it.
+        const double second = exp_error + u;
         double covered = 2 * u;
         for (size_t t : res.tokens)
-            covered += std::exp(logits[t] - lse) *
-                           (soft.each[t] + lim.scan_lse[j] + count(res.tokens.size()) * u) +
+            covered += std::exp(logits[t] - lse) * (soft.each[t] + second + lim.scan_lse[j] +
+                                                    count(res.tokens.size()) * u) +
                        underflow;
         lim.covered.push_back(covered);
         for (size_t t = 0; t < n; ++t) {
@@ -120,8 +125,8 @@ inline void scan(const head& h, const settings& s, const result& res, const assu
             if (s.logit_sum)
                 lim.ranking[t] += logit + u * count(h.group) * std::abs(logits[t]);
             else
-                lim.ranking[t] =
-                    std::max(lim.ranking[t], logit + 3 * size + shared + u * count(8 + h.group));
+                lim.ranking[t] = std::max(
+                    lim.ranking[t], logit + 3 * size + shared + second + u * count(8 + h.group));
         }
     }
 }
@@ -143,7 +148,7 @@ inline void attend(const head& h, const result& res, double scale, const assumpt
         }
         const double* logits = &res.exact[j * n];
         const softmax_errors soft =
-            softmax(logits, errors.data(), n, attend_block, res.log_sum_exp[j]);
+            softmax(logits, errors.data(), n, block_roundings(n, attend_block), res.log_sum_exp[j]);
         lim.log_sum_exp.push_back(soft.sum + 4 * u * (1 + std::abs(res.log_sum_exp[j])));
         for (size_t i = 0; i < n; ++i)
             for (size_t c = 0; c < h.value_dim; ++c)
