@@ -39,7 +39,7 @@ add_subdirectory)
 fetch_content)
     # FetchContent copies the whole folder: give it what a release would hold.
     mkdir "$work/release"
-    cp -R "$source/CMakeLists.txt" "$source/cmake" "$source/include" "$source/LICENSE" "$work/release"
+    cp -R "$source/CMakeLists.txt" "$source/cmake" "$source/include" "$source/src" "$source/LICENSE" "$work/release"
     build_and_run fetch_content "-DSPARQ_SOURCE=$work/release" "$@"
     ;;
 find_package)
