@@ -99,13 +99,15 @@ class dispatched_tasks {
     /// @param make  makes the tasks in the state it is given, returns their scratch_bytes()
     template <class Make>
     dispatched_tasks(const Outline& outline, const task_calls& calls, const Make& make)
-        : outline_(outline), calls_(&calls), scratch_bytes_(make(state_)) {}
+        : outline_(outline), calls_(&calls) {
+        scratch_bytes_ = make(static_cast<std::byte*>(state_));
+    }
 
    private:
     Outline outline_;
     const task_calls* calls_;
     alignas(Outline) std::byte state_[sizeof(Outline)];
-    std::size_t scratch_bytes_;
+    std::size_t scratch_bytes_ = 0;
 };
 
 template <class Caller, class T, class Label>
