@@ -26,7 +26,7 @@ vector_code() {
 }
 
 unlicensed() {
-    find include tests examples bench -name '*.hpp' -o -name '*.cpp' | while read -r source; do
+    find include cmake tests examples bench -name '*.hpp' -o -name '*.cpp' | while read -r source; do
         head -n 1 "$source" | grep -qx '// SPDX-License-Identifier: MIT' || echo "$source"
     done
 }

@@ -21,7 +21,10 @@ install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/sparqConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/sparqConfigVersion.cmake"
   cmake/SparqXsimd.cmake
+  cmake/SparqKernels.cmake
   DESTINATION "${sparq_package_dir}")
+# What sparq_add_kernels compiles into the user's targets.
+install(DIRECTORY cmake/kernels DESTINATION "${sparq_package_dir}")
 
 configure_file(cmake/sparq.pc.in sparq.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/sparq.pc" DESTINATION "${CMAKE_INSTALL_DATADIR}/pkgconfig")

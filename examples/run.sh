@@ -20,7 +20,7 @@ cmake --build "$build" >"$build/build.log" 2>&1 || {
     exit 1
 }
 
-for example in quickstart decode_loop cross_attention strided_engine own_threads eigen_small; do
+for example in quickstart decode_loop cross_attention strided_engine own_threads one_binary eigen_small; do
     echo "== $example"
     "$build/examples/$example"
 done

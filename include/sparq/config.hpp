@@ -13,7 +13,9 @@
 #define SPARQ_ALWAYS_INLINE [[gnu::always_inline]] inline
 /// Unrolls the loop behind it, also under -O2, so that arrays become registers.
 #define SPARQ_UNROLL _Pragma("GCC unroll 8")
+#define SPARQ_HIDDEN [[gnu::visibility("hidden")]]
 #else
+#define SPARQ_HIDDEN
 #define SPARQ_UNROLL
 #define SPARQ_RESTRICT
 #define SPARQ_ALWAYS_INLINE inline
@@ -36,7 +38,10 @@
 #else
 #define SPARQ_ISA_TAG "baseline"
 #endif
-#if defined(__GNUC__) || defined(__clang__)
+#if defined(SPARQ_KERNEL_UNIT)
+// A unit of cmake/kernels: no such function may be left in it, whatever its name.
+#define SPARQ_PER_ISA [[gnu::always_inline]]
+#elif defined(__GNUC__) || defined(__clang__)
 #define SPARQ_PER_ISA [[gnu::abi_tag(SPARQ_ISA_TAG)]]
 #else
 #define SPARQ_PER_ISA

@@ -18,9 +18,8 @@
 #include "config.hpp"
 #include "detail/arch.hpp"
 #include "detail/check.hpp"
+#include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
-#include "kernels/convert.hpp"
-#include "kernels/transpose.hpp"
 #include "strided_kv.hpp"
 #include "workspace.hpp"
 
@@ -56,6 +55,7 @@ class key_labels {
             detail::refuse("n", n,
                            detail::text("at most the engine's ", engine.cells, " cells less the ",
                                         size_, " known"));
+        detail::row_kernels<Arch>::choose();
         make_room(size_ + n);
         const std::size_t before = size_;
         size_ += n;
@@ -72,6 +72,7 @@ class key_labels {
     void rewrite(const strided_kv<T, Label>& engine, std::size_t cell) {
         check_engine(engine);
         if (cell >= size_) detail::refuse("cell", cell, detail::text("less than size() = ", size_));
+        detail::row_kernels<Arch>::choose();
         for (std::size_t g = 0; g < heads_kv_; ++g)
             if (cell < detail::labelled_tokens(g, heads_kv_, size_))
                 label_cells<Arch>(engine, g, cell, 1);
@@ -100,6 +101,7 @@ class key_labels {
                            kv_view_storage<T, Label>& storage) {
         check_engine(engine);
         detail::check_ranges(visible, std::min(size_, engine.cells));
+        detail::row_kernels<Arch>::choose();
         storage.segments_.clear();
         storage.value_sums_.assign(heads_kv_ * value_dim_, 0.0);
         for (const token_range& range : visible) {
@@ -173,8 +175,8 @@ class key_labels {
     void label_cells(const strided_kv<T, Label>& engine, std::size_t g, std::size_t cell,
                      std::size_t n) noexcept {
         const slab& part = slab_of(cell);
-        kernels::transpose_rows<Arch>(engine.key_row(cell, g), engine.key_token_stride, n,
-                                      head_dim_, channel(part, g, 0, cell), part.stride);
+        detail::row_kernels<Arch>::transpose(engine.key_row(cell, g), engine.key_token_stride, n,
+                                             head_dim_, channel(part, g, 0, cell), part.stride);
     }
 
     template <class Arch>
@@ -182,8 +184,8 @@ class key_labels {
                   double* sums) const noexcept {
         for (std::size_t cell = cells.begin; cell < cells.end; ++cell)
             for (std::size_t g = 0; g < heads_kv_; ++g)
-                kernels::add_row<Arch>(engine.value_row(cell, g), value_dim_,
-                                       sums + g * value_dim_);
+                detail::row_kernels<Arch>::add(engine.value_row(cell, g), value_dim_,
+                                               sums + g * value_dim_);
     }
 
     /// Keeps the sum of the cell's block, unless it is to be computed anew in any case.

@@ -21,9 +21,8 @@
 #include "config.hpp"
 #include "detail/arch.hpp"
 #include "detail/check.hpp"
+#include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
-#include "kernels/convert.hpp"
-#include "kernels/transpose.hpp"
 #include "kv_view.hpp"
 #include "memory_policy.hpp"
 
@@ -93,6 +92,7 @@ class kv_cache {
     template <class Arch = default_arch>
     void truncate(std::size_t n) {
         if (n > seq_len_) detail::refuse("n", n, detail::text("at most seq_len() = ", seq_len_));
+        detail::row_kernels<Arch>::choose();
         restore_sums<Arch>(n);
         seq_len_ = n;
         set_lengths(n);
@@ -165,6 +165,7 @@ class kv_cache {
                 detail::text(n, " tokens (as keys) of heads_kv * value_dim = ", value_width));
         if (n > std::numeric_limits<std::uint32_t>::max() - seq_len_)
             detail::refuse("number of tokens", "2^32 or more", "less than 2^32");
+        detail::row_kernels<Arch>::choose();
         make_room(seq_len_ + n);
         for (std::size_t t = 0; t < n; ++t)
             store_token<Arch>(seq_len_ + t, keys.data() + t * key_width,
@@ -200,10 +201,11 @@ class kv_cache {
         if (t % checkpoint_tokens == 0)
             std::copy(value_sums_.begin(), value_sums_.end(), part.checkpoint(t));
         for (std::size_t g = 0; g < heads_kv_; ++g) {
-            kernels::convert_row<Arch>(keys + g * head_dim_, head_dim_, part.key_row(g, t));
+            detail::row_kernels<Arch>::convert(keys + g * head_dim_, head_dim_, part.key_row(g, t));
             T* value_row = part.value_row(g, t);
-            kernels::convert_row<Arch>(values + g * value_dim_, value_dim_, value_row);
-            kernels::add_row<Arch>(value_row, value_dim_, value_sums_.data() + g * value_dim_);
+            detail::row_kernels<Arch>::convert(values + g * value_dim_, value_dim_, value_row);
+            detail::row_kernels<Arch>::add(value_row, value_dim_,
+                                           value_sums_.data() + g * value_dim_);
         }
     }
 
@@ -215,8 +217,9 @@ class kv_cache {
              token += strip_tokens) {
             slab& part = slab_of(token);
             const std::size_t t = token - part.first_token();
-            kernels::transpose_rows<Arch>(part.key_row(g, t), head_dim_, strip_tokens, head_dim_,
-                                          part.channel(g, 0, t), part.channel_stride());
+            detail::row_kernels<Arch>::transpose(part.key_row(g, t), head_dim_, strip_tokens,
+                                                 head_dim_, part.channel(g, 0, t),
+                                                 part.channel_stride());
         }
     }
 
@@ -248,8 +251,8 @@ class kv_cache {
         std::copy_n(part.checkpoint(t), value_sums_.size(), value_sums_.begin());
         for (; t < end; ++t)
             for (std::size_t g = 0; g < heads_kv_; ++g)
-                kernels::add_row<Arch>(part.value_row(g, t), value_dim_,
-                                       value_sums_.data() + g * value_dim_);
+                detail::row_kernels<Arch>::add(part.value_row(g, t), value_dim_,
+                                               value_sums_.data() + g * value_dim_);
     }
 
     std::size_t heads_kv_, head_dim_, value_dim_;

@@ -32,9 +32,22 @@ build_and_run() {
     run "$work/build/consumer"
 }
 
+# run_dispatched: the program with kernels chosen at run time; each processor can run the
+# narrowest set of its family.
+run_dispatched() {
+    run "$work/build/dispatched"
+    case $(uname -m) in
+    x86_64) narrowest=sse2 ;;
+    aarch64) narrowest=neon ;;
+    *) narrowest=plain ;;
+    esac
+    SPARQ_ISA=$narrowest "$work/build/dispatched" | grep -qx "kernels for $narrowest"
+}
+
 case $way in
 add_subdirectory)
     build_and_run add_subdirectory "-DSPARQ_SOURCE=$source" "$@"
+    run_dispatched
     ;;
 fetch_content)
     # FetchContent copies the whole folder: give it what a release would hold.
@@ -45,6 +58,7 @@ fetch_content)
 find_package)
     install_sparq
     build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" "$@"
+    run_dispatched
     ;;
 pkg_config)
     install_sparq

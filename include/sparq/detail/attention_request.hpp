@@ -136,7 +136,7 @@ class scratch_layout {
    public:
     /// Takes n elements of U; returns their offset in bytes.
     template <class U>
-    std::size_t take(std::size_t n) {
+    SPARQ_PER_ISA std::size_t take(std::size_t n) {
         const std::size_t offset = bytes_;
         const std::size_t wanted = checked_product("scratch", n, sizeof(U));
         bytes_ += (wanted + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;

@@ -51,13 +51,19 @@ SPARQ_PER_ISA inline void require_size(const char* argument, std::size_t size, s
         refuse(argument, detail::text("of size ", size), detail::text(wanted, " (", meaning, ")"));
 }
 
+/// What checked_product refuses, thrown by cmake/kernels/dispatch.cpp for the kernel units.
+[[noreturn]] SPARQ_HIDDEN void refuse_product(const char* argument, std::size_t a, std::size_t b);
+
 /// a * b, or a refusal naming `argument` when it leaves the range of objects.
 SPARQ_PER_ISA inline std::size_t checked_product(const char* argument, std::size_t a,
                                                  std::size_t b) {
     constexpr auto limit = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max());
-    if (a != 0 && b > limit / a)
-        refuse(argument, detail::text(a, " * ", b), detail::text("a product of at most ", limit));
-    return a * b;
+    if (a == 0 || b <= limit / a) return a * b;
+#if defined(SPARQ_KERNEL_UNIT)
+    refuse_product(argument, a, b);
+#else
+    refuse(argument, detail::text(a, " * ", b), detail::text("a product of at most ", limit));
+#endif
 }
 
 SPARQ_PER_ISA inline bool overlaps(const void* a, std::size_t a_bytes, const void* b,

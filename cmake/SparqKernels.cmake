@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+
+# sparq_add_kernels(<target>): compiles the kernels for every instruction set of the
+# processor family into the target, which links sparq::sparq, for sparq/dispatch.hpp to choose
+# from at run time. The target's own sources keep the flags they have. Once for each program
+# or shared library.
+#
+# The flags come last on the command line, behind those of the configuration and the target,
+# and hold in every one of them: optimised, nothing that is inline is left in these units for
+# the linker to share with others. (With g++ 12's -O2 dense attention takes twice the time.)
+function(sparq_add_kernels target)
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL "INTERFACE_LIBRARY")
+    message(FATAL_ERROR "sparq_add_kernels(${target}): an interface library compiles nothing; "
+      "name the program or library that links it")
+  endif()
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+    message(FATAL_ERROR "sparq_add_kernels needs g++ or clang, not ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  set(common -O3 -finline -fno-lto -Wno-attributes)
+  set(units baseline)
+  set(flags_baseline ${common})
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
+    set(units baseline avx2 avx512)
+    # -march and -mno- undo what the project compiles its own sources for.
+    set(flags_baseline ${common} -march=x86-64 -mno-avx)
+    set(flags_avx2 ${common} -march=x86-64 -mavx2 -mfma -mf16c -mno-avx512f)
+    set(flags_avx512 ${common} -march=x86-64-v4)
+  endif()
+
+  set(folder "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/kernels")
+  set(sources "${folder}/dispatch.cpp")
+  foreach(unit IN LISTS units)
+    set(source "${folder}/kernels_${unit}.cpp")
+    list(APPEND sources "${source}")
+    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES
+      COMPILE_OPTIONS "${flags_${unit}}")
+  endforeach()
+  if("avx2" IN_LIST units)
+    set_source_files_properties("${folder}/dispatch.cpp"
+      TARGET_DIRECTORY ${target} PROPERTIES COMPILE_DEFINITIONS SPARQ_DISPATCH_X86)
+  endif()
+  set_source_files_properties(${sources} TARGET_DIRECTORY ${target} PROPERTIES
+    SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
+  target_sources(${target} PRIVATE ${sources})
+endfunction()

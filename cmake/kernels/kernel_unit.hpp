@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// The kernels of one instruction set behind a kernel_table. Included by kernels_*.cpp, of
+// which each is compiled with the flags of its instruction set.
+//
+// A linker keeps one copy of a function that several units define, and must not hand the
+// one in here to units for a lesser processor (or one for a greater processor to here).
+// So none is defined that another unit could define too: Arch is a type of this unit
+// alone, which makes every template on it the unit's own, and what is no such template
+// is always inlined (SPARQ_PER_ISA). tests/dispatch looks at the objects.
+#pragma once
+
+#if !defined(SPARQ_KERNEL_UNIT)
+#error "define SPARQ_KERNEL_UNIT as the name of the unit"
+#endif
+
+#include <concepts>
+#include <cstddef>
+#include <new>
+#include <type_traits>
+
+#include <sparq/detail/arch.hpp>
+#include <sparq/detail/dense_tasks.hpp>
+#include <sparq/detail/kernel_table.hpp>
+#include <sparq/detail/simd.hpp>
+#include <sparq/detail/sparq_tasks.hpp>
+#include <sparq/kernels/convert.hpp>
+#include <sparq/kernels/transpose.hpp>
+
+SPARQ_NAMESPACE_BEGIN
+
+namespace {
+struct unit_arch {};
+}  // namespace
+
+namespace detail {
+
+namespace simd {
+template <>
+struct batch_of<unit_arch> {
+    using type = typename batch_of<default_arch>::type;
+};
+template <>
+inline constexpr bool is_plain<unit_arch> = is_plain<default_arch>;
+}  // namespace simd
+
+namespace {
+
+constexpr dispatch::isa compiled_for =
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__) && defined(__AVX512CD__)
+    dispatch::isa::avx512;
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+    dispatch::isa::avx2;
+#elif defined(SPARQ_HAS_X86)
+    dispatch::isa::sse2;
+#elif defined(SPARQ_HAS_NEON)
+    dispatch::isa::neon;
+#else
+    dispatch::isa::plain;
+#endif
+
+/// The calls of a class of tasks that lie in `state`.
+template <class Tasks>
+struct tasks_in_state {
+    static_assert(std::is_trivially_copyable_v<Tasks> && std::is_trivially_destructible_v<Tasks>,
+                  "plans are copied with their state");
+
+    static const Tasks& in(const std::byte* state) noexcept {
+        return *std::launder(reinterpret_cast<const Tasks*>(state));
+    }
+    static void prepare(const std::byte* state, std::size_t g, std::byte* scratch) noexcept {
+        in(state).prepare(g, scratch);
+    }
+    static void chunk(const std::byte* state, std::size_t g, std::byte* scratch,
+                      std::size_t c) noexcept {
+        in(state).chunk(g, scratch, c);
+    }
+    static void finish(const std::byte* state, std::size_t g, std::byte* scratch) noexcept {
+        in(state).finish(g, scratch);
+    }
+    static constexpr task_calls calls{prepare, chunk, finish};
+};
+
+template <class T>
+std::size_t make_dense(const attention_request<T, T>& request, std::byte* state) {
+    using tasks = dense_tasks<unit_arch, T, T>;
+    static_assert(sizeof(tasks) == sizeof(dense_tasks<arch::plain, T, T>));
+    return (new (state) tasks(request))->scratch_bytes();
+}
+
+template <class T>
+std::size_t make_sparq(const attention_request<T, T>& request, const sparq_params& params,
+                       std::byte* state) {
+    using tasks = sparq_tasks<unit_arch, T, T>;
+    static_assert(sizeof(tasks) == sizeof(sparq_tasks<arch::plain, T, T>));
+    return (new (state) tasks(request, params))->scratch_bytes();
+}
+
+template <class T>
+constexpr kernel_calls<T> calls_of{make_dense<T>,
+                                   make_sparq<T>,
+                                   tasks_in_state<dense_tasks<unit_arch, T, T>>::calls,
+                                   tasks_in_state<sparq_tasks<unit_arch, T, T>>::calls,
+                                   kernels::convert_row<unit_arch, float, T>,
+                                   kernels::add_row<unit_arch, T>,
+                                   kernels::transpose_rows<unit_arch, T, T>};
+
+}  // namespace
+
+constinit const kernel_table SPARQ_KERNEL_UNIT{compiled_for, calls_of<float>, calls_of<half>,
+                                               calls_of<bfloat16>};
+
+}  // namespace detail
+
+SPARQ_NAMESPACE_END

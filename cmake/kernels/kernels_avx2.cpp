@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+#define SPARQ_KERNEL_UNIT kernels_avx2
+#include "kernel_unit.hpp"
+
+static_assert(sparq::detail::compiled_for == sparq::dispatch::isa::avx2,
+              "compile this file with the flags that sparq_add_kernels gives it");

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// kernel_table: what cmake/kernels/kernel_unit.hpp, compiled once for each instruction set, offers
+// to units that are compiled for less. Pointers only: no code is shared between the two.
+#pragma once
+
+#include <cstddef>
+
+#include "../config.hpp"
+#include "../params.hpp"
+#include "../scalar_types.hpp"
+#include "attention_request.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+namespace dispatch {
+
+/// Instruction sets, each wider than those before it. A program has the kernels of the
+/// first that its processor's family knows (neon on aarch64, plain where there is no
+/// vector code) and on x86-64 of all from sse2 on.
+enum class isa {
+    plain,
+    neon,
+    sse2,
+    avx2,    ///< with FMA and F16C
+    avx512,  ///< F, BW, DQ, VL and CD: x86-64-v4
+};
+
+}  // namespace dispatch
+
+namespace detail {
+
+/// The phases of run_tasks.hpp on tasks that a kernel unit has made in `state`.
+struct task_calls {
+    void (*prepare)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
+    void (*chunk)(const std::byte* state, std::size_t g, std::byte* scratch,
+                  std::size_t c) noexcept;
+    void (*finish)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
+};
+
+template <class T>
+struct kernel_calls {
+    /// Make tasks in `state`, as large as the tasks of any instruction set; they return
+    /// scratch_bytes(), which depends on the width of the vectors.
+    std::size_t (*make_dense)(const attention_request<T, T>& request, std::byte* state);
+    std::size_t (*make_sparq)(const attention_request<T, T>& request, const sparq_params& params,
+                              std::byte* state);
+    task_calls dense, sparq;
+
+    void (*convert)(const float* from, std::size_t n, T* to) noexcept;
+    void (*add)(const T* row, std::size_t n, double* sums) noexcept;
+    void (*transpose)(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
+                      T* out, std::size_t out_stride) noexcept;
+};
+
+struct kernel_table {
+    dispatch::isa isa;  ///< as the unit's own macros say
+    kernel_calls<float> of_float;
+    kernel_calls<half> of_half;
+    kernel_calls<bfloat16> of_bfloat16;
+};
+
+// Each program or shared library has kernels of its own.
+SPARQ_HIDDEN extern const kernel_table kernels_baseline;
+SPARQ_HIDDEN extern const kernel_table kernels_avx2;
+SPARQ_HIDDEN extern const kernel_table kernels_avx512;
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

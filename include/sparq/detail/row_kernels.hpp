@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+// row_kernels: what a cache does with rows, on an instruction set.
+#pragma once
+
+#include <cstddef>
+
+#include "../config.hpp"
+#include "../kernels/convert.hpp"
+#include "../kernels/transpose.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class Arch>
+struct row_kernels {
+    /// Called before the others, which may not throw. Here the compiler has chosen.
+    static void choose() noexcept {}
+
+    template <class From, class To>
+    static void convert(const From* from, std::size_t n, To* to) noexcept {
+        kernels::convert_row<Arch>(from, n, to);
+    }
+    template <class T>
+    static void add(const T* row, std::size_t n, double* sums) noexcept {
+        kernels::add_row<Arch>(row, n, sums);
+    }
+    template <class T, class Label>
+    static void transpose(const T* rows, std::size_t row_stride, std::size_t tokens,
+                          std::size_t width, Label* out, std::size_t out_stride) noexcept {
+        kernels::transpose_rows<Arch>(rows, row_stride, tokens, width, out, out_stride);
+    }
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

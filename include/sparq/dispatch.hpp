@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+// dispatch: one program for all processors. Code compiled for the baseline runs kernels
+// compiled for AVX2 or AVX-512 where the processor has it.
+//
+//   sparq_add_kernels(engine)          # CMake: compiles the kernels into the target
+//
+//   cache.append<sparq::arch::dispatched>(keys, values);
+//   sparq::sparq_attention<sparq::arch::dispatched>(q, cache, params, out);
+//
+// arch::dispatched goes where an Arch may be named in sparq_attention, dense_attention,
+// plan_sparq, plan_dense, kv_cache and key_labels, for equal element types T and Label.
+// The result has the bits of the same call compiled for the instruction set that runs.
+//
+// The choice is made by the first call and is the widest set that the processor and the
+// system can run. The environment variable SPARQ_ISA (sse2, avx2, avx512) names the
+// widest to take: it lowers the choice and never raises it. Any other value makes the
+// first call throw std::invalid_argument, before it has changed anything.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+
+#include "attention_plan.hpp"
+#include "detail/arch.hpp"
+#include "detail/dense_tasks.hpp"
+#include "detail/kernel_table.hpp"
+#include "detail/row_kernels.hpp"
+#include "detail/sparq_tasks.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+
+namespace arch {
+
+/// Kernels chosen at run time, called from a unit compiled for Caller: part of the type,
+/// so that units compiled with different flags share no code here either.
+template <class Caller>
+struct dispatched_from {};
+
+using dispatched = dispatched_from<native>;
+
+}  // namespace arch
+
+namespace dispatch {
+
+/// "sse2", "avx2" and so on, as SPARQ_ISA has it.
+[[nodiscard]] SPARQ_HIDDEN const char* name(isa set) noexcept;
+
+/// Whether the program has these kernels, and the processor and the system can run them.
+[[nodiscard]] SPARQ_HIDDEN bool is_available(isa set) noexcept;
+
+/// What runs; chooses if no call has yet.
+/// @throws std::invalid_argument for an unknown name in SPARQ_ISA
+[[nodiscard]] SPARQ_HIDDEN isa active();
+
+/// Has calls and plans that are made from now on run `set`, whatever SPARQ_ISA says. A
+/// plan keeps the kernels that it was made with. Safe beside calls on other threads.
+/// @throws std::invalid_argument when it is not available; nothing is changed then
+SPARQ_HIDDEN void use(isa set);
+
+}  // namespace dispatch
+
+namespace detail {
+
+/// The kernels of dispatch::active(), which may throw; and the same once it has not.
+[[nodiscard]] SPARQ_HIDDEN const kernel_table& choose_kernels();
+[[nodiscard]] SPARQ_HIDDEN const kernel_table& chosen_kernels() noexcept;
+
+template <class T>
+SPARQ_PER_ISA const kernel_calls<T>& calls_for(const kernel_table& kernels) noexcept {
+    if constexpr (std::same_as<T, float>)
+        return kernels.of_float;
+    else if constexpr (std::same_as<T, half>)
+        return kernels.of_half;
+    else
+        return kernels.of_bfloat16;
+}
+
+/// Tasks whose phases run in a kernel unit. The caller's own, `outline`, check the sizes
+/// and fill in the report; their scratch is not used.
+template <class Outline>
+class dispatched_tasks {
+   public:
+    [[nodiscard]] std::size_t heads() const noexcept { return outline_.heads(); }
+    [[nodiscard]] std::size_t chunks() const noexcept { return outline_.chunks(); }
+    [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
+    void begin_report() const { outline_.begin_report(); }
+
+    void prepare(std::size_t g, std::byte* scratch) const noexcept {
+        calls_->prepare(state_, g, scratch);
+    }
+    void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
+        calls_->chunk(state_, g, scratch, c);
+    }
+    void finish(std::size_t g, std::byte* scratch) const noexcept {
+        calls_->finish(state_, g, scratch);
+    }
+
+   protected:
+    /// @param make  makes the tasks in the state it is given, returns their scratch_bytes()
+    template <class Make>
+    dispatched_tasks(const Outline& outline, const task_calls& calls, const Make& make)
+        : outline_(outline), calls_(&calls) {
+        scratch_bytes_ = make(static_cast<std::byte*>(state_));
+    }
+
+   private:
+    Outline outline_;
+    const task_calls* calls_;
+    alignas(Outline) std::byte state_[sizeof(Outline)];
+    std::size_t scratch_bytes_ = 0;
+};
+
+template <class Caller, class T, class Label>
+class dense_tasks<arch::dispatched_from<Caller>, T, Label>
+    : public dispatched_tasks<dense_tasks<Caller, T, Label>> {
+    static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
+    using outline = dense_tasks<Caller, T, Label>;
+    static_assert(sizeof(outline) == sizeof(dense_tasks<arch::plain, T, Label>));
+
+   public:
+    explicit dense_tasks(const attention_request<T, Label>& request)
+        : dense_tasks(request, calls_for<T>(choose_kernels())) {}
+
+   private:
+    dense_tasks(const attention_request<T, Label>& request, const kernel_calls<T>& calls)
+        : dispatched_tasks<outline>(outline(request), calls.dense, [&](std::byte* state) {
+              return calls.make_dense(request, state);
+          }) {}
+};
+
+template <class Caller, class T, class Label>
+class sparq_tasks<arch::dispatched_from<Caller>, T, Label>
+    : public dispatched_tasks<sparq_tasks<Caller, T, Label>> {
+    static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
+    using outline = sparq_tasks<Caller, T, Label>;
+    static_assert(sizeof(outline) == sizeof(sparq_tasks<arch::plain, T, Label>));
+
+   public:
+    sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params)
+        : sparq_tasks(request, params, calls_for<T>(choose_kernels())) {}
+
+   private:
+    sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params,
+                const kernel_calls<T>& calls)
+        : dispatched_tasks<outline>(outline(request, params), calls.sparq, [&](std::byte* state) {
+              return calls.make_sparq(request, params, state);
+          }) {}
+};
+
+template <class Caller>
+struct row_kernels<arch::dispatched_from<Caller>> {
+    static void choose() { static_cast<void>(choose_kernels()); }
+
+    template <class From, class To>
+    static void convert(const From* from, std::size_t n, To* to) noexcept {
+        if constexpr (std::same_as<From, To>)
+            row_kernels<Caller>::convert(from, n, to);
+        else
+            calls_for<To>(chosen_kernels()).convert(from, n, to);
+    }
+    template <class T>
+    static void add(const T* row, std::size_t n, double* sums) noexcept {
+        calls_for<T>(chosen_kernels()).add(row, n, sums);
+    }
+    template <class T, class Label>
+    static void transpose(const T* rows, std::size_t row_stride, std::size_t tokens,
+                          std::size_t width, Label* out, std::size_t out_stride) noexcept {
+        static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
+        calls_for<T>(chosen_kernels()).transpose(rows, row_stride, tokens, width, out, out_stride);
+    }
+};
+
+}  // namespace detail
+
+SPARQ_NAMESPACE_END

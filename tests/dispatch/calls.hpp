@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// The calls that the test compares, compiled for an instruction set each, or dispatched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace dispatch_calls {
+
+enum class element { float_, half, bfloat16 };
+
+/// q [heads_kv * group, head_dim], keys [S, heads_kv, head_dim], values [S, heads_kv, value_dim].
+struct problem {
+    std::size_t heads_kv, group, head_dim, value_dim, seq_len;
+    std::vector<float> q, keys, values;
+};
+
+/// What a call gave. Plain data: these units share no function.
+struct result {
+    std::vector<float> out, covered, log_sum_exp;  ///< [heads_q, value_dim], [heads_q] each
+    std::vector<std::uint32_t> tokens;
+    std::size_t bytes_read = 0;
+};
+
+/// SparQ over a cache, dense attention over it, SparQ planned for three threads, and SparQ
+/// over an engine's own K and V with key_labels: one result each.
+using attend_function = std::vector<result>(const problem&, element);
+
+attend_function dispatched;
+namespace baseline {
+attend_function attend;
+}
+namespace avx2 {
+attend_function attend;
+}
+namespace avx512 {
+attend_function attend;
+}
+
+}  // namespace dispatch_calls
