@@ -24,7 +24,7 @@
 // The instruction set that a translation unit is compiled for, as part of the names of
 // inline functions that are no templates on Arch: units with different flags then share
 // none of them, and a linker cannot hand code for the wider set to the other unit. Types
-// are not tagged: a cache passes from unit to unit.
+// are not tagged, since a cache passes from unit to unit, but for one (isa_vector.hpp).
 #if defined(__AVX512BW__)
 #define SPARQ_ISA_TAG "avx512bw"
 #elif defined(__AVX512F__)
@@ -37,6 +37,11 @@
 #define SPARQ_ISA_TAG "avx"
 #else
 #define SPARQ_ISA_TAG "baseline"
+#endif
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(SPARQ_KERNEL_UNIT)
+#define SPARQ_ISA_TYPE [[gnu::abi_tag(SPARQ_ISA_TAG)]]
+#else
+#define SPARQ_ISA_TYPE
 #endif
 #if defined(SPARQ_KERNEL_UNIT)
 // A unit of cmake/kernels: no such function may be left in it, whatever its name.

@@ -13,11 +13,11 @@
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "config.hpp"
 #include "detail/arch.hpp"
 #include "detail/check.hpp"
+#include "detail/isa_vector.hpp"
 #include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
 #include "strided_kv.hpp"
@@ -154,7 +154,7 @@ class key_labels {
         if (n > std::numeric_limits<std::uint32_t>::max())
             detail::refuse("number of cells", n, "less than 2^32");
         const std::size_t blocks = (n + sum_cells - 1) / sum_cells;
-        std::vector<slab> added;
+        detail::isa_vector<slab> added;
         for (std::size_t end = slabs_.empty() ? 0 : slabs_.back().end; end < n;
              end = added.back().end) {
             const std::size_t length = segment_length(end, n);
@@ -231,7 +231,7 @@ class key_labels {
     }
 
     SPARQ_PER_ISA void add_segments(const strided_kv<T, Label>& engine, const token_range& cells,
-                                    std::vector<kv_segment<T, Label>>& segments) const {
+                                    detail::isa_vector<kv_segment<T, Label>>& segments) const {
         const slab& part = slab_of(cells.begin);
         const std::size_t tokens = cells.end - cells.begin;
         for (std::size_t g = 0; g < heads_kv_; ++g) {
@@ -246,9 +246,9 @@ class key_labels {
 
     std::size_t heads_kv_, head_dim_, value_dim_;
     std::size_t size_ = 0;
-    std::vector<slab> slabs_;
-    std::vector<double> sums_;         ///< [blocks, heads_kv, value_dim]
-    std::vector<std::uint8_t> stale_;  ///< [blocks]: the sum is to be computed anew
+    detail::isa_vector<slab> slabs_;
+    detail::isa_vector<double> sums_;         ///< [blocks, heads_kv, value_dim]
+    detail::isa_vector<std::uint8_t> stale_;  ///< [blocks]: the sum is to be computed anew
 };
 
 SPARQ_NAMESPACE_END

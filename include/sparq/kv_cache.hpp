@@ -16,11 +16,11 @@
 #include <limits>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include "config.hpp"
 #include "detail/arch.hpp"
 #include "detail/check.hpp"
+#include "detail/isa_vector.hpp"
 #include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
 #include "kv_view.hpp"
@@ -138,7 +138,7 @@ class kv_cache {
     SPARQ_PER_ISA void make_room(std::size_t n) {
         if (n > std::numeric_limits<std::uint32_t>::max())
             detail::refuse("number of tokens", n, "less than 2^32");
-        std::vector<slab> added;
+        detail::isa_vector<slab> added;
         for (std::size_t end = capacity(); end < n; end = added.back().end_token())
             added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n),
                                pages_);
@@ -259,9 +259,9 @@ class kv_cache {
     memory_policy pages_;
     std::size_t seq_len_ = 0;
     std::size_t reserved_ = 0;  ///< what the caller has asked room for
-    std::vector<slab> slabs_;
-    std::vector<kv_segment<T, Label>> segments_;  ///< [slabs, heads_kv]
-    std::vector<double> value_sums_;              ///< [heads_kv, value_dim]
+    detail::isa_vector<slab> slabs_;
+    detail::isa_vector<kv_segment<T, Label>> segments_;  ///< [slabs, heads_kv]
+    detail::isa_vector<double> value_sums_;              ///< [heads_kv, value_dim]
 };
 
 SPARQ_NAMESPACE_END

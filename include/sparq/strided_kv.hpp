@@ -10,10 +10,10 @@
 #include <cstddef>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "config.hpp"
 #include "detail/check.hpp"
+#include "detail/isa_vector.hpp"
 #include "kv_view.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -105,8 +105,8 @@ class kv_view_storage {
         }
     }
 
-    std::vector<kv_segment<T, Label>> segments_;
-    std::vector<double> value_sums_;  ///< of a view made by key_labels
+    detail::isa_vector<kv_segment<T, Label>> segments_;
+    detail::isa_vector<double> value_sums_;  ///< of a view made by key_labels
 };
 
 SPARQ_NAMESPACE_END
