@@ -10,11 +10,16 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <sparq/version.hpp>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cache_registry.hpp"
@@ -258,6 +263,12 @@ __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void
         std::fprintf(stderr, "sparq: not active: %s\n", e.what());
         return nullptr;
     }
+    std::atexit([] {
+        const struct sparq_llama_counts counts = sparq_llama_count();
+        std::fprintf(stderr, "sparq: %llu attention nodes answered, %llu of decode left to ggml\n",
+                     static_cast<unsigned long long>(counts.answered),
+                     static_cast<unsigned long long>(counts.left));
+    });
     registration.api_version = GGML_BACKEND_API_VERSION;
     registration.iface.get_name = [](ggml_backend_reg_t) { return "sparq"; };
     registration.iface.get_device_count = [](ggml_backend_reg_t) -> std::size_t { return 0; };
