@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// states PLUGIN MODEL TEXT [THREADS]: is the plugin right in every state a cache gets into?
+// states PLUGIN MODEL TEXT [THREADS [CASE]]: is the plugin right in every state a cache gets into?
 //
 // Each case is run with forced tokens and compared by its logits:
 //   off twice      the same bits: the case itself is deterministic
@@ -262,7 +262,7 @@ void check(const named_case& c, llama_model* model, std::span<const llama_token>
 int main(int argc, char** argv) {
     using namespace sparq_llama;
     if (argc < 4) {
-        std::fprintf(stderr, "usage: states PLUGIN MODEL TEXT [THREADS]\n");
+        std::fprintf(stderr, "usage: states PLUGIN MODEL TEXT [THREADS [CASE]]\n");
         return 2;
     }
     const loaded_plugin plugin(argv[1]);
@@ -271,7 +271,9 @@ int main(int argc, char** argv) {
     const int threads = argc > 4 ? std::atoi(argv[4]) : 1;
     expect(plugin.try_configure("SPARQ_R=0") != nullptr, "SPARQ_R=0 is refused");
     plugin.configure("SPARQ_R=16 SPARQ_K=64 SPARQ_LOCAL=16 SPARQ_DENSE_BELOW=0");
-    for (const named_case& c : cases) check(c, model.get(), text, plugin, threads);
+    for (const named_case& c : cases)
+        if (argc < 6 || std::string(c.name).rfind(argv[5], 0) == 0)
+            check(c, model.get(), text, plugin, threads);
     std::printf("%d threads, %d failures\n", threads, failures);
     return failures == 0 ? 0 : 1;
 }
