@@ -94,23 +94,26 @@ class key_labels {
     /// @param visible  ranges of known cells, oldest first
     /// @param storage  owns the view's table; the view is good until it, the labels or
     ///                 the engine's rows change
+    /// @param with_value_sums  false where no tail is wanted: spares the call reading
+    ///                 value_dim doubles a KV head and 64 cells; a mean value is then
+    ///                 computed from all of V in the call that asks for it
     /// @throws std::invalid_argument for ranges that are empty, out of order, overlapping
     ///         or beyond size(); std::bad_alloc
     template <class Arch = default_arch>
     kv_view<T, Label> view(const strided_kv<T, Label>& engine, std::span<const token_range> visible,
-                           kv_view_storage<T, Label>& storage) {
+                           kv_view_storage<T, Label>& storage, bool with_value_sums = true) {
         check_engine(engine);
         detail::check_ranges(visible, std::min(size_, engine.cells));
         detail::row_kernels<Arch>::choose();
         storage.segments_.clear();
-        storage.value_sums_.assign(heads_kv_ * value_dim_, 0.0);
+        storage.value_sums_.assign(with_value_sums ? heads_kv_ * value_dim_ : 0, 0.0);
         for (const token_range& range : visible) {
             for (std::size_t begin = range.begin; begin < range.end;) {
                 const std::size_t end = std::min(range.end, slab_of(begin).end);
                 add_segments(engine, {begin, end}, storage.segments_);
                 begin = end;
             }
-            sum_range<Arch>(engine, range, storage.value_sums_.data());
+            if (with_value_sums) sum_range<Arch>(engine, range, storage.value_sums_.data());
         }
         return kv_view<T, Label>(heads_kv_, head_dim_, value_dim_, storage.segments_,
                                  storage.value_sums_);

@@ -1,0 +1,96 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# sh examples/llama_cpp/run.sh: gets llama.cpp and a small model, builds both, then
+#   - a table of ms a token and closeness to ggml, at several depths of a long text
+#   - llama.cpp's own llama-bench and llama-server, unmodified, with the plugin loaded
+# sh examples/llama_cpp/run.sh states [THREADS]: instead, the plugin against untouched runs in
+# every state a cache gets into.
+# Needs Debian 12, 1 GB of disk, and on one core about 10 minutes to build, 10 to measure.
+set -eu
+
+root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
+build=${SPARQ_BUILD_DIR:-$root/build/llama_cpp}
+llama=${SPARQ_LLAMA_CPP:-$build/engine}
+jobs=${SPARQ_JOBS:-$(nproc)}
+
+. "$root/cmake/bootstrap.sh"
+sparq_require_packages g++ cmake ninja-build libxsimd-dev python3-pip bible-kjv curl
+
+sh "$root/examples/llama_cpp/fetch.sh" "$llama"
+
+# AMX tiles end in an illegal instruction in some virtual machines that list them. With
+# AVX512-FP16 ggml's flash attention falls into a scalar loop for 64 channels and takes twice
+# the time: without it the comparison is fair.
+if [ "$(uname -m)" = x86_64 ]; then
+    flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16 -mno-avx512fp16"
+fi
+if [ ! -f "$llama/build/build.ninja" ]; then
+    cmake -S "$llama/llama.cpp" -B "$llama/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+        "-DCMAKE_C_FLAGS=${flags:-}" "-DCMAKE_CXX_FLAGS=${flags:-}" -DBUILD_SHARED_LIBS=ON \
+        -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF >/dev/null 2>&1
+fi
+cmake --build "$llama/build" --target llama llama-bench llama-server -j "$jobs"
+cmake -S "$root" -B "$build/plugin" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
+    -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON "-DSPARQ_LLAMA_CPP=$llama" >/dev/null
+cmake --build "$build/plugin" -j "$jobs" \
+    --target ggml-sparq sparq_llama_states sparq_llama_table
+
+programs=$build/plugin/examples/llama_cpp
+plugin=$programs/libggml-sparq.so
+model=$llama/model.gguf
+text=$build/text.txt
+# Genesis and Exodus, a verse a line, without the verses' numbers.
+bible -l 99999 -f gen1:1-exo40:38 2>/dev/null </dev/null | sed 's/^[A-Za-z0-9]*:[0-9]* //' >"$text"
+
+if [ "${1:-}" = states ]; then
+    exec "$programs/states" "$plugin" "$model" "$text" "${2:-1}"
+fi
+
+echo
+echo "== decode at several depths, one thread"
+"$programs/table" "$plugin" "$model" "$text" "$@"
+
+echo
+echo "== llama-bench: prompts, and 32 tokens at depth 4000; alone, then with the plugin"
+bench() { "$llama/build/bin/llama-bench" -m "$model" -t 1 -fa 1 -r 2 -o md "$@"; }
+bench -p 1024 -n 0 2>/dev/null
+bench -p 0 -n 32 -d 4000 2>/dev/null
+export GGML_BACKEND_PATH="$plugin"
+bench -p 1024 -n 0
+bench -p 0 -n 32 -d 4000
+
+echo
+echo "== llama-server with the plugin: two requests at a time"
+port=${SPARQ_PORT:-18437}
+# Where the CPU backend is linked in, as here, llama-server loads others only when an option
+# may name one: -ot does, and this one matches no tensor.
+"$llama/build/bin/llama-server" -m "$model" -c 8192 -np 2 -t 1 --port "$port" -ot nothing=CPU \
+    >"$build/server.log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || :' EXIT
+for second in $(seq 120); do
+    curl -fs "http://127.0.0.1:$port/health" >/dev/null && break
+    sleep 1
+done
+# ask LINES OF THE TEXT: goes on with that part of the text; prints the answer alone.
+ask() {
+    sed -n "$1p" "$text" | /usr/bin/python3 -c 'import json, sys
+print(json.dumps({"prompt": sys.stdin.read(), "n_predict": 16, "temperature": 0}))' |
+        curl -fs "http://127.0.0.1:$port/completion" -H 'Content-Type: application/json' -d @- |
+        /usr/bin/python3 -c 'import json, sys
+a = json.load(sys.stdin)
+print(a["tokens_evaluated"], "tokens read, goes on:", repr(a["content"]))'
+}
+ask 1,30 >"$build/answer1" &
+first=$!
+ask 400,425 >"$build/answer2" &
+second=$!
+wait $first
+wait $second
+cat "$build/answer1" "$build/answer2"
+kill -INT $server
+wait $server || :
+trap - EXIT
+grep '^sparq' "$build/server.log"
+grep -q '^sparq: [1-9][0-9]* attention nodes answered' "$build/server.log"

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+// table PLUGIN MODEL TEXT [DEPTH...]: time of a token and closeness to ggml, at several depths
+// of one text, then how each goes on with the text.
+//
+// A text is processed once by a context with flash attention and once by one without; then
+// each method decodes the same tokens of the text from the same cache. One thread; times are
+// medians of the processor time of a step, in rounds that take turns.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <thread>
+
+#include "model_run.hpp"
+
+namespace sparq_llama {
+namespace {
+
+constexpr std::size_t steps = 16, rounds = 3, continued = 24;
+
+struct method_row {
+    const char* name;
+    bool flash_attention;
+    const char* settings;
+    std::vector<double> ms;
+    std::vector<std::vector<float>> logits;
+    std::vector<llama_token> continuation;
+};
+
+std::vector<method_row> methods() {
+    return {{"ggml, flash attention", true, "SPARQ_METHOD=off", {}, {}, {}},
+            {"ggml, without", false, "SPARQ_METHOD=off", {}, {}, {}},
+            {"sparq dense", true, "SPARQ_METHOD=dense", {}, {}, {}},
+            {"SparQ r 16, k 128", true, "SPARQ_METHOD=sparq SPARQ_R=16 SPARQ_K=128", {}, {}, {}},
+            {"SparQ r 32, k 256", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=256", {}, {}, {}},
+            {"SparQ r 32, k 512", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=512", {}, {}, {}},
+            {"(no attention: zeros)", true, "SPARQ_METHOD=zeros", {}, {}, {}}};
+}
+
+double processor_ms() {
+    timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
+}
+double median(std::vector<double> x) {
+    std::nth_element(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2), x.end());
+    return x[x.size() / 2];
+}
+
+class bench {
+   public:
+    bench(const loaded_plugin& plugin, llama_model* model, std::span<const llama_token> text)
+        : plugin_(plugin), model_(model), text_(text) {}
+
+    /// Both caches filled with the first `tokens` of the text.
+    void prefill(std::size_t tokens) {
+        const int all = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+        plugin_.configure("SPARQ_METHOD=off");
+        for (const bool flash : {true, false}) {
+            contexts_[flash] = make_context(model_, {.tokens = 8192, .flash_attention = flash});
+            llama_set_n_threads(contexts_[flash].get(), 1, all);
+            for (std::size_t done = 0; done < tokens; done += 512) {
+                std::fprintf(stderr, "\rprompt %s flash attention: %zu of %zu tokens ",
+                             flash ? "with" : "without", done, tokens);
+                append(contexts_[flash].get(), only,
+                       text_.subspan(done, std::min<std::size_t>(512, tokens - done)));
+            }
+        }
+        std::fprintf(stderr, "\n");
+    }
+
+    void measure(method_row& row, std::size_t depth, bool keep_logits) {
+        llama_context* c = begin(row, depth);
+        // One step more than are timed: the first copies the keys.
+        for (std::size_t i = 0; i <= steps; ++i) {
+            const double before = processor_ms();
+            step(c, only, text_.subspan(depth + i, 1));
+            if (i != 0) row.ms.push_back(processor_ms() - before);
+            if (keep_logits) row.logits.push_back(logits_of(c, 0, 1));
+        }
+    }
+
+    void go_on(method_row& row, std::size_t depth) {
+        llama_context* c = begin(row, depth);
+        llama_token token = text_[depth];
+        for (std::size_t i = 0; i < continued; ++i) {
+            step(c, only, {&token, 1});
+            token = static_cast<llama_token>(most_likely(logits_of(c, 0, 1)));
+            row.continuation.push_back(token);
+        }
+    }
+
+   private:
+    llama_context* begin(const method_row& row, std::size_t depth) {
+        plugin_.configure(row.settings);
+        llama_context* c = contexts_[row.flash_attention].get();
+        llama_memory_seq_rm(llama_get_memory(c), 0, static_cast<llama_pos>(depth), -1);
+        return c;
+    }
+
+    static constexpr int only[]{0};
+    const loaded_plugin& plugin_;
+    llama_model* model_;
+    std::span<const llama_token> text_;
+    context_ptr contexts_[2];
+};
+
+void print(const std::vector<method_row>& rows, std::size_t depth) {
+    const double bare = median(rows.back().ms);
+    const double flash = median(rows[0].ms) - bare;
+    const double better = std::min(flash, median(rows[1].ms) - bare);
+    std::printf("\ndepth %zu\n%-24s %9s %9s %10s %12s %12s %9s %8s\n", depth, "", "ms/token",
+                "tokens/s", "attention", "of flash", "of better", "mean KL", "argmax");
+    for (const method_row& row : rows) {
+        const double ms = median(row.ms), share = ms - bare;
+        std::printf("%-24s %9.2f %9.1f", row.name, ms, 1e3 / ms);
+        if (&row == &rows.back()) break;
+        double kl = 0.0;
+        std::size_t equal = 0;
+        for (std::size_t i = 0; i < row.logits.size(); ++i) {
+            kl += kl_divergence(rows[0].logits[i], row.logits[i]);
+            equal += most_likely(rows[0].logits[i]) == most_likely(row.logits[i]);
+        }
+        std::printf(" %10.2f %11.2fx %11.2fx %9.4f %5zu/%zu\n", share, flash / share,
+                    better / share, kl / static_cast<double>(row.logits.size()), equal,
+                    row.logits.size());
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+}
+
+}  // namespace
+}  // namespace sparq_llama
+
+int main(int argc, char** argv) {
+    using namespace sparq_llama;
+    if (argc < 4) {
+        std::fprintf(stderr, "usage: table PLUGIN MODEL TEXT [DEPTH...], depths up to 8000\n");
+        return 2;
+    }
+    std::vector<std::size_t> depths;
+    for (int i = 4; i < argc; ++i) depths.push_back(std::strtoul(argv[i], nullptr, 10));
+    if (depths.empty()) depths = {512, 2048, 4096, 8000};
+    std::sort(depths.rbegin(), depths.rend());  // a cache is cut back, never filled again
+    if (depths.front() > 8000 || depths.back() < 1) {
+        std::fprintf(stderr, "depths: 1 .. 8000\n");
+        return 2;
+    }
+
+    const loaded_plugin plugin(argv[1]);
+    const model_ptr model = load_model(argv[2]);
+    const auto text = tokens_of_file(model.get(), argv[3], depths.front() + steps + 1);
+    if (text.size() != depths.front() + steps + 1) {
+        std::fprintf(stderr, "%s: only %zu tokens\n", argv[3], text.size());
+        return 2;
+    }
+    plugin.configure("SPARQ_DENSE_BELOW=0 SPARQ_OFF_BELOW=0");
+    bench run(plugin, model.get(), text);
+    run.prefill(depths.front());
+    for (const std::size_t depth : depths) {
+        std::vector<method_row> rows = methods();
+        for (std::size_t round = 0; round < rounds; ++round)
+            for (method_row& row : rows) run.measure(row, depth, round == 0);
+        print(rows, depth);
+        if (depth != depths[depths.size() / 2]) continue;
+        std::printf("after %zu tokens each goes on:\n", depth);
+        for (method_row& row : rows) {
+            run.go_on(row, depth);
+            std::string words = text_of(model.get(), row.continuation);
+            std::replace(words.begin(), words.end(), '\n', '|');
+            std::printf("%-24s %s\n", row.name, words.c_str());
+        }
+    }
+    std::printf(
+        "\nattention: ms a token less those of the model whose attention writes zeros;\n"
+        "of flash, of better: how many times ggml's share, with flash attention and at\n"
+        "its better setting; KL and argmax: against ggml with flash attention.\n");
+    return 0;
+}
