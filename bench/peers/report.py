@@ -89,7 +89,7 @@ def heading(data: dict, command: str) -> str:
             f"L3 {machine['l3_bytes'] >> 20} MiB, {machine['instruction_set']}), {machine['compiler']}, "
             f"{machine['date']}; load of the last minute {machine['load_before']:.2f} before and "
             f"{machine['load_after']:.2f} after the run (1 to 2 of it our own). {method['rounds']} "
-            f"interleaved rounds, medians; {method['flush_bytes'] >> 20} MiB read before every call to "
+            f"interleaved rounds, medians (range: the lowest and highest); {method['flush_bytes'] >> 20} MiB read before every call to "
             f"empty L3; {method['pages']} pages. One thread in processor time, two in wall time. SparQ "
             "with r = d_h / 4, k = 128, local = 32, mean-value tail.",
             "",
@@ -114,7 +114,8 @@ def print_report(data: dict, command: str) -> None:
             f"S = {short_length(tokens)}, {heads_q} query heads, {heads_kv} KV heads, d_h = {head_dim}, "
             f"{'one thread' if threads == 1 else 'two threads'}"
         )
-        print("\n" + table(rows, title))
+        others = rows[0]["processors_used_by_others"]
+        print("\n" + table(rows, f"{title} (others used {others:.1f} processors meanwhile)"))
     for complaint in data["wrong_results"]:
         print("\nWRONG RESULT: " + complaint)
     print("\n![Time per step against the length of the cache](time.png)")
@@ -166,7 +167,7 @@ def draw_times(rows: list, subtitle: str, path: Path) -> None:
 
 
 def draw_efficiency(rows: list, subtitle: str, path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(8, 5.2))
+    figure, axis = plt.subplots(figsize=(8.4, 5.6))
     lengths = []
     for heads_q, color in ((8, "#d55e00"), (32, "#0072b2")):
         dense, sparq = series(rows, heads_q, DENSE), series(rows, heads_q, SPARQ)
@@ -187,9 +188,13 @@ def draw_efficiency(rows: list, subtitle: str, path: Path) -> None:
     label_lengths(axis, lengths)
     axis.set_ylim(0, None)
     axis.axhline(1, color="#888888", lw=0.8)
-    axis.set_ylabel("(dense time ÷ SparQ time) ÷ (dense bytes ÷ SparQ bytes)\nand shares of the roof", fontsize=9)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False, fontsize=8.5)
-    axis.set_title(f"What arrives of the speed-up that SparQ's bytes promise\n{subtitle}", fontsize=10)
+    axis.set_ylabel("efficiency, and shares of the roof")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False, fontsize=9)
+    axis.set_title(
+        "Efficiency of SparQ: (dense time ÷ SparQ time) ÷ (dense bytes ÷ SparQ bytes)\n"
+        f"{subtitle}; shaded: all rounds",
+        fontsize=10,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -12,6 +12,7 @@
 #include "../machine.hpp"
 #include "../statistics.hpp"
 #include "../synthetic.hpp"
+#include "background.hpp"
 #include "peer.hpp"
 
 namespace bench::peers {
@@ -24,6 +25,7 @@ using named_times = std::map<std::string, seconds>;
 struct run_settings {
     bool quick = false;
     std::size_t rounds = 0;
+    double patience = 0;
     std::string models, json_path;
 };
 
@@ -97,8 +99,7 @@ double worst_deviation(std::span<const float> output, const std::vector<exact::n
 
 std::string roof_of(const peer& one) { return "roof of " + one.name(); }
 
-named_times time_peers(const peer_list& peers, std::size_t threads, std::size_t rounds,
-                       const cache_flusher& flush) {
+named_times time_peers(const peer_list& peers, std::size_t threads, interleaving how) {
     const auto pool = threads == 1 ? nullptr : std::make_unique<thread_pool>(threads);
     std::vector<std::vector<byte_span>> spans;
     for (const auto& one : peers) spans.push_back(one->cache_spans());
@@ -109,8 +110,7 @@ named_times time_peers(const peer_list& peers, std::size_t threads, std::size_t 
             {roof_of(*peers[i]), [&, i] { streaming_read(spans[i], pool.get()); }});
         candidates.push_back({peers[i]->name(), [&, i] { peers[i]->run(); }});
     }
-    const interleaving how{rounds, [&] { flush(pool.get()); },
-                           threads == 1 ? processor_seconds : wall_seconds};
+    how.clock = threads == 1 ? processor_seconds : wall_seconds;
     named_times times = time_interleaved(how, candidates);
     for (const auto& one : peers) one->use_threads(1);  // no thread stays for the next
     return times;
@@ -147,7 +147,8 @@ json json_of(const attention_shape& shape) {
 
 class measurement {
    public:
-    explicit measurement(run_settings settings) : settings_(std::move(settings)) {
+    explicit measurement(run_settings settings)
+        : settings_(std::move(settings)), wait_for_quiet_(settings_.patience) {
         root_["machine"] = {{"cpu", cpu_name()},
                             {"processors", std::thread::hardware_concurrency()},
                             {"l3_bytes", last_level_cache_bytes()},
@@ -171,10 +172,19 @@ class measurement {
     bool finish();
 
    private:
+    /// Empties L3; where the clock is the wall's, in a quiet moment if there is one.
+    [[nodiscard]] std::function<void()> before_each(std::size_t threads) {
+        if (threads == 1) return [this] { flush_(); };
+        return [this] {
+            wait_for_quiet_();
+            flush_();
+        };
+    }
     void check(const peer& one, const attention_shape& shape, double deviation);
 
     run_settings settings_;
     cache_flusher flush_;
+    quiet_waiter wait_for_quiet_;
     json root_, complaints_ = json::array();
 };
 
@@ -200,12 +210,16 @@ void measurement::run(const shape_to_run& what) {
     add_openblas(peers, shape, q, rows);
     for (const std::size_t threads : {1u, 2u}) {
         if (threads > 1 && (!what.in_table || std::thread::hardware_concurrency() < threads)) break;
-        const named_times times = time_peers(peers, threads, settings_.rounds, flush_);
+        const background_clock background;
+        const named_times times =
+            time_peers(peers, threads, {settings_.rounds, before_each(threads), {}});
+        const double others = background.busy();
         for (const auto& one : peers) {
             const double deviation = worst_deviation(one->output(), expected);
             check(*one, shape, deviation);
             json row = {
                 {"shape", json_of(shape)}, {"threads", threads}, {"in_table", what.in_table}};
+            row["processors_used_by_others"] = others;
             row.update(row_of(*one, shape, times));
             row["deviation"] = deviation;
             if (one->tolerance() < HUGE_VAL) row["tolerance"] = one->tolerance();
@@ -237,12 +251,16 @@ int main(int argc, char** argv) {
     CLI::App app("Times a decode step of attention in several libraries");
     app.add_option("--models", settings.models, "folder that make_models.py filled")->required();
     app.add_option("--json", settings.json_path, "file for the figures")->required();
-    app.add_option("--rounds", settings.rounds, "of each measurement; 9, or 3 with --quick")
+    app.add_option("--rounds", settings.rounds, "of each measurement; 15, or 3 with --quick")
         ->check(CLI::Range(1, 1000));
+    app.add_option("--patience", settings.patience,
+                   "seconds that the rounds on two threads may wait, all together, for moments "
+                   "when no other process is busy; 0")
+        ->check(CLI::NonNegativeNumber);
     app.add_flag("--quick", settings.quick, "short caches: that it works, not how fast it is");
     app.add_flag("--huge_pages", huge_pages, "ask the system for huge pages, for all caches");
     CLI11_PARSE(app, argc, argv);
-    if (settings.rounds == 0) settings.rounds = settings.quick ? 3 : 9;
+    if (settings.rounds == 0) settings.rounds = settings.quick ? 3 : 15;
     if (huge_pages) bench::request_huge_pages();
     try {
         bench::peers::measurement all(settings);
