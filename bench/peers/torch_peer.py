@@ -84,6 +84,32 @@ def make_queries(heads_q: int, head_dim: int):
     return 4 * head_dim**0.5 * q / q.norm(dim=1, keepdim=True)
 
 
+class Subject:
+    """One way to call, over caches of one type, and its times in seconds."""
+
+    def __init__(self, name: str, call, tensors: list, expected):
+        self.name, self.call, self.tensors, self.expected = name, call, tensors, expected
+        self.own, self.roof = [], []
+
+    def row(self, shape: tuple, threads: int, in_table: bool) -> dict:
+        seq_len, _, heads_kv, _ = shape
+        difference = self.call().double().reshape(self.expected.shape) - self.expected
+        return {
+            "shape": dict(zip(("seq_len", "heads_q", "heads_kv", "head_dim"), shape)),
+            "threads": threads,
+            "in_table": in_table,
+            "method": self.name,
+            "us": spread([1e6 * seconds for seconds in self.own]),
+            "ns_per_token_and_kv_head": 1e9 * statistics.median(self.own) / (seq_len * heads_kv),
+            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in self.tensors),
+            # The probe reads with one thread, whatever PyTorch uses.
+            "roof_us": 1e6 * statistics.median(self.roof),
+            "share_of_roof": spread([b / a for a, b in zip(self.own, self.roof)]),
+            "deviation": (difference.norm(dim=1) / self.expected.norm(dim=1)).max().item(),
+            "tolerance": TOLERANCE[self.tensors[0].dtype],
+        }
+
+
 def measure(shape: tuple, threads: int, rounds: int, probe: Probe, in_table: bool) -> list:
     seq_len, heads_q, heads_kv, head_dim = shape
     torch.set_num_threads(threads)
@@ -94,36 +120,16 @@ def measure(shape: tuple, threads: int, rounds: int, probe: Probe, in_table: boo
     for kind in (torch.bfloat16, torch.float32):
         tensors = [tensor.to(kind) for tensor in cache]
         expected = exact(q, *tensors)
-        subjects += [(name, call, tensors, expected) for name, call in candidates(q, *tensors)]
-    times = [([], []) for _ in subjects]
-    for _, call, _, _ in subjects:
-        call()
+        subjects += [Subject(name, call, tensors, expected) for name, call in candidates(q, *tensors)]
+    for subject in subjects:
+        subject.call()
     for _ in range(rounds):
-        for (_, call, tensors, _), (own, roof) in zip(subjects, times):
+        for subject in subjects:
             probe.flush()
-            roof.append(timed(clock, lambda: probe.roof(tensors)))
+            subject.roof.append(timed(clock, lambda: probe.roof(subject.tensors)))
             probe.flush()
-            own.append(timed(clock, call))
-    rows = []
-    for (name, call, tensors, expected), (own, roof) in zip(subjects, times):
-        difference = call().double().reshape(expected.shape) - expected
-        rows.append(
-            {
-                "shape": dict(zip(("seq_len", "heads_q", "heads_kv", "head_dim"), shape)),
-                "threads": threads,
-                "in_table": in_table,
-                "method": name,
-                "us": spread([1e6 * seconds for seconds in own]),
-                "ns_per_token_and_kv_head": 1e9 * statistics.median(own) / (seq_len * heads_kv),
-                "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-                # The probe reads with one thread: with two there is nothing to compare with.
-                "roof_us": 1e6 * statistics.median(roof),
-                "share_of_roof": spread([b / a for a, b in zip(own, roof)]),
-                "deviation": (difference.norm(dim=1) / expected.norm(dim=1)).max().item(),
-                "tolerance": TOLERANCE[tensors[0].dtype],
-            }
-        )
-    return rows
+            subject.own.append(timed(clock, subject.call))
+    return [subject.row(shape, threads, in_table) for subject in subjects]
 
 
 def main() -> int:
