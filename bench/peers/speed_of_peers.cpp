@@ -242,11 +242,8 @@ bool measurement::finish() {
     return complaints_.empty();
 }
 
-}  // namespace
-}  // namespace bench::peers
-
-int main(int argc, char** argv) {
-    bench::peers::run_settings settings;
+int run(int argc, char** argv) {
+    run_settings settings;
     bool huge_pages = false;
     CLI::App app("Times a decode step of attention in several libraries");
     app.add_option("--models", settings.models, "folder that make_models.py filled")->required();
@@ -261,11 +258,18 @@ int main(int argc, char** argv) {
     app.add_flag("--huge_pages", huge_pages, "ask the system for huge pages, for all caches");
     CLI11_PARSE(app, argc, argv);
     if (settings.rounds == 0) settings.rounds = settings.quick ? 3 : 15;
-    if (huge_pages) bench::request_huge_pages();
+    if (huge_pages) request_huge_pages();
+    measurement all(settings);
+    for (const shape_to_run& shape : shapes_to_run(settings.quick)) all.run(shape);
+    return all.finish() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace bench::peers
+
+int main(int argc, char** argv) {
     try {
-        bench::peers::measurement all(settings);
-        for (const auto& shape : bench::peers::shapes_to_run(settings.quick)) all.run(shape);
-        return all.finish() ? 0 : 1;
+        return bench::peers::run(argc, argv);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "sparq_speed_of_peers: %s\n", error.what());
         return 2;
