@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "../checks.hpp"
@@ -147,8 +148,7 @@ json json_of(const attention_shape& shape) {
 
 class measurement {
    public:
-    explicit measurement(run_settings settings)
-        : settings_(std::move(settings)), wait_for_quiet_(settings_.patience) {
+    explicit measurement(run_settings settings) : settings_(std::move(settings)) {
         root_["machine"] = {{"cpu", cpu_name()},
                             {"processors", std::thread::hardware_concurrency()},
                             {"l3_bytes", last_level_cache_bytes()},
@@ -176,7 +176,7 @@ class measurement {
     [[nodiscard]] std::function<void()> before_each(std::size_t threads) {
         if (threads == 1) return [this] { flush_(); };
         return [this] {
-            wait_for_quiet_();
+            (*wait_for_quiet_)();
             flush_();
         };
     }
@@ -184,7 +184,7 @@ class measurement {
 
     run_settings settings_;
     cache_flusher flush_;
-    quiet_waiter wait_for_quiet_;
+    std::optional<quiet_waiter> wait_for_quiet_;
     json root_, complaints_ = json::array();
 };
 
@@ -210,6 +210,7 @@ void measurement::run(const shape_to_run& what) {
     add_openblas(peers, shape, q, rows);
     for (const std::size_t threads : {1u, 2u}) {
         if (threads > 1 && (!what.in_table || std::thread::hardware_concurrency() < threads)) break;
+        wait_for_quiet_.emplace(settings_.patience);
         const background_clock background;
         const named_times times =
             time_peers(peers, threads, {settings_.rounds, before_each(threads), {}});
@@ -251,7 +252,7 @@ int run(int argc, char** argv) {
     app.add_option("--rounds", settings.rounds, "of each measurement; 15, or 3 with --quick")
         ->check(CLI::Range(1, 1000));
     app.add_option("--patience", settings.patience,
-                   "seconds that the rounds on two threads may wait, all together, for moments "
+                   "seconds that the rounds on two threads may wait, for each shape, for moments "
                    "when no other process is busy; 0")
         ->check(CLI::NonNegativeNumber);
     app.add_flag("--quick", settings.quick, "short caches: that it works, not how fast it is");
