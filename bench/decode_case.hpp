@@ -71,6 +71,9 @@ class decode_case {
     [[nodiscard]] const sparq::attention_report& sparq_report() const noexcept {
         return sparq_report_;
     }
+    // Of the latest call, [heads_q, d_h].
+    [[nodiscard]] std::span<const float> dense_output() const noexcept { return dense_out_; }
+    [[nodiscard]] std::span<const float> sparq_output() const noexcept { return sparq_out_; }
     /// As "half S=16384 H_kv=42 G=1 d_h=128 r=32 k=128".
     [[nodiscard]] std::string shape() const;
 
