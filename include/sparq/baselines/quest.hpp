@@ -203,12 +203,14 @@ class quest_call {
         auto* bounds = reinterpret_cast<float*>(memory + bounds_);
         std::fill_n(query, width(), 0.0f);
         signed_query_sums(request_.queries(g), request_.scale, query);
+        const T* rows[2 * attend_block_tokens];  // of a block, and of the next to ask for
         for (std::size_t p = 0; p < pages; p += attend_block_tokens) {
             const std::size_t count = std::min(attend_block_tokens, pages - p);
-            const T* rows[attend_block_tokens];
-            for (std::size_t i = 0; i < count; ++i) rows[i] = pages_.bounds(g, p + i);
-            kernels::dot_rows<Arch>(query, 1, width(), rows, count, 2 * head_dim, bounds + p,
-                                    pages);
+            const std::size_t known = std::min(2 * attend_block_tokens, pages - p);
+            for (std::size_t i = 0; i < known; ++i) rows[i] = pages_.bounds(g, p + i);
+            const kernels::upcoming_rows<T> next{rows + count, known - count, 2 * head_dim};
+            kernels::dot_rows<Arch>(query, 1, width(), rows, count, 2 * head_dim, bounds + p, pages,
+                                    next);
         }
         kernels::top_k<Arch>(bounds, pages, wanted_, reinterpret_cast<float*>(memory + scratch_),
                              chosen);
