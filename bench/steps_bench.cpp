@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every step of SparQ, SparQ and dense attention as rows of Google Benchmark.
+// Every step of SparQ, SparQ, dense attention and the baselines as rows of Google Benchmark.
 //
 //   sparq_bench [--rounds=N] [--cache_mib=N] [--huge_pages] [--benchmark_filter=REGEX ..]
 //
@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "append_bench.hpp"
+#include "baselines_bench.hpp"
 #include "decode_case.hpp"
 #include "machine.hpp"
 #include "memory.hpp"
@@ -212,6 +213,7 @@ int main(int argc, char** argv) {
     register_rows<sparq::bfloat16>();
     register_rows<float>();
     register_append_rows(chosen.rounds);
+    register_baseline_rows(chosen.rounds, chosen.cache_bytes);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
 }

@@ -36,4 +36,29 @@ std::vector<golden_case> read_golden_cases(const std::string& path) {
     return cases;
 }
 
+golden_baselines read_golden_baselines(const std::string& path) {
+    std::ifstream file(path);
+    const nlohmann::json all = nlohmann::json::parse(file);
+    golden_baselines g;
+    all.at("q").get_to(g.q);
+    all.at("K").get_to(g.keys);
+    all.at("V").get_to(g.values);
+    all.at("valid").get_to(g.valid);
+    all.at("dense").get_to(g.dense);
+    all.at("flexgen_k5").get_to(g.flexgen);
+    all.at("flexgen_k5_renormalised").get_to(g.flexgen_renormalised);
+    all.at("flexgen_k5_to_mean").get_to(g.flexgen_spread);
+    all.at("lm_infinite_k6_initial2").get_to(g.lm_infinite);
+    const nlohmann::json& h2o = all.at("h2o");
+    h2o.at("Q").get_to(g.prompt_and_steps);
+    h2o.at("prefill").get_to(g.prompt);
+    h2o.at("k").get_to(g.k);
+    h2o.at("local").get_to(g.local);
+    for (const auto& step : h2o.at("steps")) {
+        g.out.push_back(step.at("out").get<matrix>());
+        g.kept.push_back(step.at("kept").get<std::vector<std::vector<bool>>>());
+    }
+    return g;
+}
+
 }  // namespace test

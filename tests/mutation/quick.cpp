@@ -3,6 +3,7 @@
 // anew for every fault. Each file stands in a namespace of its own, since they use the
 // same names; all their headers are included before.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <barrier>
 #include <bit>
@@ -15,9 +16,13 @@
 #include <thread>
 #include <utility>
 
+#include <sparq/baselines.hpp>
+
+#include "../baselines_reference.hpp"
 #include "../calls_impl.hpp"
 #include "../check.cpp"
 #include "../engine_memory.hpp"
+#include "../golden_data.cpp"
 
 namespace test_of_scalar_types {
 #include "../scalar_types_test.cpp"
@@ -54,4 +59,7 @@ namespace test_of_extreme_logits {
 }
 namespace test_of_refusals {
 #include "../refusals_test.cpp"
+}
+namespace test_of_baselines {
+#include "../baselines_test.cpp"
 }

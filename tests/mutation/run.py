@@ -8,7 +8,7 @@ reports which test caught it.
 
 Fails when a fault survives, when the untouched headers do not pass, or when the text to
 replace does not stand exactly once in its header (then the header has changed: choose
-the line anew). Needs g++ (or CXX), Catch2, xsimd. About 20 s of one core a fault.
+the line anew). Needs g++ (or CXX), Catch2, xsimd, nlohmann_json. About 20 s of one core a fault.
 """
 import argparse
 import concurrent.futures
@@ -95,6 +95,11 @@ FAULTS = [
      "if (overlaps(q.data(), q.size_bytes(), out.data(), out.size_bytes()))", "if (false)"),
     ("local_beyond_k", "detail/attention_request.hpp", "if (params.local > params.k)",
      "if (params.local > params.k + 1)"),
+    ("h2o_forgets_the_forced", "detail/h2o_call.hpp",
+     "const std::size_t newest = std::min(params_.local + 1, seq_len);",
+     "const std::size_t newest = std::min(params_.local, seq_len);"),
+    ("quest_page_restarts", "baselines/quest.hpp", "if (begin % quest_page_tokens == 0) {",
+     "if (true) {"),
     ("overlapping_ranges", "strided_kv.hpp", "range.begin < end || ", ""),
 ]
 
@@ -123,7 +128,7 @@ def try_fault(fault):
         program = str(pathlib.Path(folder) / "quick")
         build = subprocess.run(
             [COMPILER, "-std=c++20", "-O1", "-march=native", f"-I{headers}", "-DSPARQ_TEST_QUICK",
-             "-DSPARQ_TEST_FEW_TYPES", str(HERE / "quick.cpp"), "-lCatch2WithMain", "-pthread",
+             "-DSPARQ_TEST_FEW_TYPES", f'-DSPARQ_TEST_DATA="{ROOT / "tests/data"}"', str(HERE / "quick.cpp"), "-lCatch2WithMain", "-pthread",
              "-o", program], capture_output=True, text=True)
         if build.returncode != 0:
             return "error", "does not compile:\n" + build.stderr[:2000], 0

@@ -108,8 +108,8 @@ class sparq_tasks {
         if (weights_wanted_)
             for (std::size_t c = 0; c < chunks_; ++c) scan(g, scratch, c, false);
         tokens = scanned(scratch, false);
-        steps::select_by_logits<Arch>(tokens, params_.ranking, params_.k, params_.local, top_k,
-                                      chosen, kernels::ignore_candidate{});
+        steps::select_for_group<Arch>(tokens.logits(), params_.ranking, params_.k, params_.local,
+                                      tokens.ranking, top_k, chosen);
         return tokens;
     }
 

@@ -115,7 +115,7 @@ float greatest(const float* x, std::size_t n) noexcept {
 /// The state of n >= 1 logits.
 /// @param write  makes weights of the logits: exp(logit - maximum)
 template <class Arch>
-softmax_state softmax_of(float* x, std::size_t n, bool write) noexcept {
+softmax_state softmax_of(float* x, std::size_t n, bool write = false) noexcept {
     const float maximum = greatest<Arch>(x, n);
     const auto sums = write ? detail::sums_of_exponentials<Arch, true>(x, n, maximum, x)
                             : detail::sums_of_exponentials<Arch, false>(x, n, maximum, nullptr);

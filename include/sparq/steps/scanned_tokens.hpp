@@ -74,7 +74,7 @@ void rank_scanned(const scanned_tokens& tokens) noexcept {
 /// themselves: the order of its weights, which no underflow can disturb.
 ///
 /// @return  false where weights so small decide that logits are needed: nothing of use is
-///          in `chosen` then (select_by_logits)
+///          in `chosen` then (select_for_group)
 template <class Arch, class Candidate>
 bool select_scanned(const scanned_tokens& tokens, std::size_t k, std::size_t local, float* scratch,
                     std::uint32_t* chosen, Candidate&& candidate) noexcept {
@@ -85,22 +85,6 @@ bool select_scanned(const scanned_tokens& tokens, std::size_t k, std::size_t loc
         select_tokens<Arch>(ranked ? tokens.ranking : tokens.scan.scores, tokens.scan.tokens, k,
                             local, tokens.maxima, scratch, chosen, candidate);
     return !ranked || reached >= least_reliable_weight;
-}
-
-/// Selects for several query heads by a scan's logits, of whatever size.
-template <class Arch, class Candidate>
-void select_by_logits(const scanned_tokens& tokens, group_ranking by, std::size_t k,
-                      std::size_t local, float* scratch, std::uint32_t* chosen,
-                      Candidate&& candidate) noexcept {
-    const approximate_weights weights = tokens.logits();
-    if (by == group_ranking::logit_sum) {
-        rank_by_logit(weights, tokens.ranking);
-    } else {
-        rank_by_weight<Arch>(weights, tokens.ranking);
-        rank_small_weights(weights, tokens.ranking);
-    }
-    select_tokens<Arch>(tokens.ranking, weights.tokens, k, local, nullptr, scratch, chosen,
-                        candidate);
 }
 
 /// alpha of one query head, at most 1; NaN for a head that read something not finite.

@@ -132,6 +132,23 @@ float select_tokens(const float* ranking, std::size_t tokens, std::size_t k, std
     return reached;
 }
 
+/// Ranks and selects by logits of whatever size. A single query head's tokens are ranked
+/// by its logits themselves: the order of its weights, which no underflow can disturb.
+/// @param ranking  [tokens] scratch, not used when G = 1
+template <class Arch>
+void select_for_group(const approximate_weights& weights, group_ranking by, std::size_t k,
+                      std::size_t local, float* ranking, float* scratch,
+                      std::uint32_t* chosen) noexcept {
+    if (weights.heads > 1 && by == group_ranking::logit_sum) {
+        rank_by_logit(weights, ranking);
+    } else if (weights.heads > 1) {
+        rank_by_weight<Arch>(weights, ranking);
+        rank_small_weights(weights, ranking);
+    }
+    select_tokens<Arch>(weights.heads > 1 ? ranking : weights.logits, weights.tokens, k, local,
+                        nullptr, scratch, chosen);
+}
+
 /// alpha of one query head, at most 1; NaN for a head that read something not finite.
 /// @param scratch  [2 * count]
 template <class Arch>
