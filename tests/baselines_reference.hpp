@@ -34,7 +34,9 @@ inline exact_weights weigh(const head& h, size_t j, const indices& tokens, doubl
     }
     exact_weights w;
     w.log_sum_exp = log_sum_exp(logits.data(), n);
-    w.log_sum_exp_error = bounds::softmax(logits.data(), errors.data(), n, n, w.log_sum_exp).sum +
+    w.log_sum_exp_error = bounds::softmax(logits.data(), errors.data(), n,
+                                          bounds::block_roundings(n, n), w.log_sum_exp)
+                              .sum +
                           4 * bounds::u * (1 + std::abs(w.log_sum_exp));
     for (size_t i = 0; i < n; ++i) {
         const double below = logits[i] - w.log_sum_exp;
