@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <sparq/baselines.hpp>
 
 #include "engine_memory.hpp"
 
@@ -227,6 +228,28 @@ TEST_CASE("a call that runs out of memory leaves its report as it was", "[alloca
     }
     CHECK(failures > 0);
     CHECK(failures < 10);
+}
+
+TEST_CASE("a baseline with a warm workspace allocates nothing", "[allocation]") {
+    const test::problem p = test::make_problem({2, 2, 64, 48, 700}, 178);
+    const auto cache = test::make_cache<half>(p);
+    const auto view = cache.view();
+    std::vector<float> out(p.dims.heads_q() * p.dims.value_dim);
+    sparq::workspace work;
+    const sparq::call_options options{.work = &work};
+    sparq::baselines::quest_pages<half> pages(2, 64);
+    pages.append<test::arch>(view);
+    CHECK(allocations_when_warm([&] {
+              sparq::baselines::flexgen_attention<test::arch>(p.q, view, {.k = 40}, out, options);
+          }) == 0);
+    CHECK(allocations_when_warm([&] {
+              sparq::baselines::quest_attention<test::arch>(p.q, view, pages, {.k = 64}, out,
+                                                            options);
+          }) == 0);
+    CHECK(allocations_when_warm([&] {
+              sparq::baselines::lm_infinite_attention<test::arch>(p.q, view, {.k = 64}, out,
+                                                                  options);
+          }) == 0);
 }
 
 TEST_CASE("key_labels that run out of memory stay as they were", "[allocation]") {
