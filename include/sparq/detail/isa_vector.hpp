@@ -21,7 +21,7 @@ struct SPARQ_ISA_TYPE isa_allocator {
 
     isa_allocator() = default;
     template <class U>
-    SPARQ_PER_ISA isa_allocator(const isa_allocator<U>&) noexcept {}
+    SPARQ_PER_ISA explicit(false) isa_allocator(const isa_allocator<U>&) noexcept {}
 
     [[nodiscard]] SPARQ_PER_ISA T* allocate(std::size_t n) {
         return std::allocator<T>{}.allocate(n);

@@ -200,6 +200,20 @@ void exponentials(const float* x, std::size_t n, float shift, float* out) noexce
     static_cast<void>(detail::sums_of_exponentials<Arch, true>(x, n, shift, out));
 }
 
+/// The sum of a[i] * b[i]; lane i takes i (mod lanes), whatever the compiler contracts.
+template <class Arch>
+float sum_of_products(const float* a, const float* b, std::size_t n) noexcept {
+    namespace simd = sparq::detail::simd;
+    auto sum = simd::splat<Arch>(0.0f);
+    std::size_t i = 0;
+    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>)
+        sum = simd::multiply_add<Arch>(simd::load<Arch>(a + i), simd::load<Arch>(b + i), sum);
+    if (const std::size_t rest = n - i; rest != 0)
+        sum = simd::multiply_add<Arch>(simd::load_partial<Arch>(a + i, rest),
+                                       simd::load_partial<Arch>(b + i, rest), sum);
+    return simd::sum_lanes<Arch>(sum);
+}
+
 /// exp(x) for x <= 0: the bits of `exponentials`.
 template <class Arch>
 float exponential(float x) noexcept {

@@ -96,9 +96,11 @@ float covered_mass(const scanned_tokens& tokens, std::size_t h, const std::uint3
         return covered_mass<Arch>(tokens.logits(), h, chosen, count, scratch);
     const float* scores = tokens.scan.scores + h * tokens.scan.stride;
     const float* factors = tokens.factors + h * tokens.scan.blocks();
-    float mass = 0.0f;
-    for (std::size_t j = 0; j < count; ++j)
-        mass += scores[chosen[j]] * factors[chosen[j] / score_block_tokens];
+    for (std::size_t j = 0; j < count; ++j) {
+        scratch[j] = scores[chosen[j]];
+        scratch[count + j] = factors[chosen[j] / score_block_tokens];
+    }
+    const float mass = kernels::sum_of_products<Arch>(scratch, scratch + count, count);
     return mass > 1.0f ? 1.0f : mass;
 }
 

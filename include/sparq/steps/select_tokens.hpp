@@ -163,8 +163,7 @@ float covered_mass(const approximate_weights& weights, std::size_t h, const std:
     }
     kernels::exponentials<Arch>(scratch, count, 0.0f, scratch);
     kernels::exponentials<Arch>(maxima, count, weights.log_sum_exp[h], maxima);
-    float mass = 0.0f;
-    for (std::size_t j = 0; j < count; ++j) mass += scratch[j] * maxima[j];
+    const float mass = kernels::sum_of_products<Arch>(scratch, maxima, count);
     return mass > 1.0f ? 1.0f : mass;
 }
 
