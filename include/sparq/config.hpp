@@ -83,11 +83,11 @@ inline constexpr std::size_t checkpoint_tokens = 256;
 
 /// Tokens whose approximate scores are computed at a time, how many channels are read
 /// side by side meanwhile, and how far ahead of itself the scan asks for a channel.
-/// Zen 3, AVX2, cold runs of 16 KB, with prefetch: 4, 8, 16, 32 channels 0.87, 0.95, 0.89,
-/// 0.49 of the streaming rate. Zen 4, AVX-512, cold runs of 8 KB, share of the streaming rate: 4,
-/// 8, 16, 32 channels at once 0.53, 0.67, 0.76, 0.44 without prefetch; 16 with 512 bytes into L2
-/// 0.84, with runs of 16 KB 0.95 and more; prefetch into L1 makes all of them slower. So it is 16
-/// for vectors of 512 bits and 8 for others.
+/// Share of the streaming rate with 4, 8, 16, 32 channels, cold: Zen 3, AVX2, runs of
+/// 16 KB, with prefetch 0.87, 0.95, 0.89, 0.49; Zen 4, AVX-512, runs of 8 KB, without 0.53,
+/// 0.67, 0.76, 0.44, with it 0.84 for 16, 0.95 and more with runs of 16 KB. Prefetch into
+/// L1 makes all of them slower. So it is 16 for vectors of 512 bits and 8 for others
+/// (kernels::channels_at_once).
 inline constexpr std::size_t scan_block_tokens = 8192;
 inline constexpr std::size_t most_channels_at_once = 16;
 inline constexpr std::size_t channel_prefetch_bytes = 512;

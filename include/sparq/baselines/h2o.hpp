@@ -12,10 +12,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "../detail/baseline_call.hpp"
 #include "../detail/h2o_call.hpp"
+#include "../detail/isa_vector.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace baselines {
@@ -112,7 +112,7 @@ class h2o_state {
     }
 
     h2o_params params_;
-    std::vector<detail::live_tokens> live_;  ///< [heads_kv]
+    detail::isa_vector<detail::live_tokens> live_;  ///< [heads_kv]
     std::size_t size_ = 0;
 };
 

@@ -17,9 +17,9 @@
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <vector>
 
 #include "../detail/baseline_call.hpp"
+#include "../detail/isa_vector.hpp"
 #include "../kernels/convert.hpp"
 #include "../kernels/top_k.hpp"
 
@@ -130,8 +130,8 @@ class quest_pages {
     }
 
     std::size_t heads_kv_, width_;
-    std::vector<std::vector<T>> bounds_;  ///< [heads_kv][pages, 2 * d_h]
-    std::vector<float> floats_;           ///< [3 * d_h]: bounds and a key in the making
+    detail::isa_vector<detail::isa_vector<T>> bounds_;  ///< [heads_kv][pages, 2 * d_h]
+    detail::isa_vector<float> floats_;  ///< [3 * d_h]: bounds and a key in the making
     std::size_t size_ = 0;
 };
 

@@ -6,10 +6,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "../steps/select_tokens.hpp"
 #include "baseline_call.hpp"
+#include "isa_vector.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace baselines {
@@ -26,8 +26,8 @@ namespace detail {
 
 /// The live tokens of one KV head, ascending, and what they were given so far.
 struct live_tokens {
-    std::vector<std::uint32_t> tokens;
-    std::vector<double> scores;
+    isa_vector<std::uint32_t> tokens;
+    isa_vector<double> scores;
 
     SPARQ_PER_ISA void reserve(std::size_t n) {
         if (n <= tokens.capacity() && n <= scores.capacity()) return;
