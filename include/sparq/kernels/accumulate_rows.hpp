@@ -37,28 +37,15 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
 
     const auto add_row = [&](std::size_t j) {
         const T* row = rows[j] + column;
-        const auto load = [&](std::size_t i) {
-            return Columns == 1 && partial != 0 ? simd::load_partial<Arch>(row, partial)
-                                                : simd::load<Arch>(row + i * width);
-        };
-        // The fewer of weights and values stay in registers meanwhile.
-        if constexpr (Heads < Columns) {
-            vec weight[Heads];
-            for (std::size_t h = 0; h < Heads; ++h)
-                weight[h] = simd::splat<Arch>(weights[h * weights_stride + j]);
-            for (std::size_t i = 0; i < Columns; ++i) {
-                const vec value = load(i);
-                for (std::size_t h = 0; h < Heads; ++h)
-                    sum[h][i] = simd::multiply_add<Arch>(weight[h], value, sum[h][i]);
-            }
-        } else {
-            vec value[Columns];
-            for (std::size_t i = 0; i < Columns; ++i) value[i] = load(i);
-            for (std::size_t h = 0; h < Heads; ++h) {
-                const vec weight = simd::splat<Arch>(weights[h * weights_stride + j]);
-                for (std::size_t i = 0; i < Columns; ++i)
-                    sum[h][i] = simd::multiply_add<Arch>(weight, value[i], sum[h][i]);
-            }
+        vec value[Columns];
+        if (Columns == 1 && partial != 0)
+            value[0] = simd::load_partial<Arch>(row, partial);
+        else
+            for (std::size_t i = 0; i < Columns; ++i) value[i] = simd::load<Arch>(row + i * width);
+        for (std::size_t h = 0; h < Heads; ++h) {
+            const vec weight = simd::splat<Arch>(weights[h * weights_stride + j]);
+            for (std::size_t i = 0; i < Columns; ++i)
+                sum[h][i] = simd::multiply_add<Arch>(weight, value[i], sum[h][i]);
         }
     };
     for (std::size_t first = 0; first < n; first += rows_per_turn) {
