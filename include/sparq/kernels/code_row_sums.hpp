@@ -17,6 +17,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "code_rows.hpp"
@@ -40,46 +41,68 @@ SPARQ_ALWAYS_INLINE void for_code_head_tiles(std::size_t heads, const Body& body
 template <class Arch, std::size_t Heads>
 inline constexpr std::size_t code_rows_at_once = Heads > 3 && simd::registers<Arch> < 32 ? 2 : 4;
 
+/// Adds the products of nibble `Nibble` of the words of each row with the heads' weights.
+template <class Arch, int Nibble, std::size_t Heads, std::size_t Rows>
+SPARQ_ALWAYS_INLINE void add_nibble_products(const std::array<const std::int16_t*, Heads>& weights,
+                                             std::size_t offset,
+                                             const simd::code_block<Arch> (&codes)[Rows],
+                                             simd::code_block<Arch> (&sum)[Heads * Rows]) noexcept {
+    SPARQ_UNROLL
+    for (std::size_t j = 0; j < Rows; ++j) {
+        const auto words = simd::nibble_words<Arch, Nibble>(codes[j]);
+        SPARQ_UNROLL
+        for (std::size_t h = 0; h < Heads; ++h)
+            sum[h * Rows + j] = simd::add_products<Arch>(
+                sum[h * Rows + j], words,
+                weights[h] + 2 * offset + Nibble * simd::block_words<Arch>);
+    }
+}
+
+/// The block of `units` units at byte `offset` of each row.
+template <class Arch, std::size_t Heads, std::size_t Rows>
+SPARQ_ALWAYS_INLINE void add_block_products(const std::array<const std::int16_t*, Heads>& weights,
+                                            const std::array<const std::uint8_t*, Rows>& row,
+                                            std::size_t offset, std::size_t units,
+                                            simd::code_block<Arch> (&sum)[Heads * Rows]) noexcept {
+    simd::code_block<Arch> codes[Rows];
+    SPARQ_UNROLL
+    for (std::size_t j = 0; j < Rows; ++j)
+        codes[j] = simd::load_codes<Arch>(row[j] + offset, units);
+    add_nibble_products<Arch, 0, Heads, Rows>(weights, offset, codes, sum);
+    add_nibble_products<Arch, 1, Heads, Rows>(weights, offset, codes, sum);
+    add_nibble_products<Arch, 2, Heads, Rows>(weights, offset, codes, sum);
+    add_nibble_products<Arch, 3, Heads, Rows>(weights, offset, codes, sum);
+}
+
 /// `Heads` x `Rows` dot products, out[h * Rows + j].
 template <class Arch, std::size_t Heads, std::size_t Rows>
 SPARQ_ALWAYS_INLINE void dot_code_tile(const code_weights* weights,
                                        const std::array<const std::uint8_t*, Rows>& row,
                                        std::size_t bytes, float (&out)[Heads * Rows]) noexcept {
-    using block = simd::code_block<Arch>;
     static_assert(Heads * Rows % 4 == 0);
-    constexpr std::size_t words = simd::block_words<Arch>;
-    block sum[Heads * Rows];
+    constexpr std::size_t units = simd::block_units<Arch>, step = simd::block_bytes<Arch>;
+    std::array<const std::int16_t*, Heads> integers;
+    std::array<float, Heads * Rows> scale;
     SPARQ_UNROLL
-    for (auto& one : sum) one = block{};
-    const auto add_block = [&](std::size_t b, std::size_t units) {
-        block x[Rows];
+    for (std::size_t h = 0; h < Heads; ++h) {
+        integers[h] = weights[h].weights;
         SPARQ_UNROLL
-        for (std::size_t j = 0; j < Rows; ++j) x[j] = simd::load_codes<Arch>(row[j] + b, units);
-        const auto add_nibble = [&](auto nibble) {
-            SPARQ_UNROLL
-            for (std::size_t j = 0; j < Rows; ++j) {
-                const block codes = simd::nibble_words<Arch, nibble()>(x[j]);
-                SPARQ_UNROLL
-                for (std::size_t h = 0; h < Heads; ++h)
-                    sum[h * Rows + j] = simd::add_products<Arch>(
-                        sum[h * Rows + j], codes, weights[h].weights + 2 * b + nibble() * words);
-            }
-        };
-        add_nibble(std::integral_constant<int, 0>{});
-        add_nibble(std::integral_constant<int, 1>{});
-        add_nibble(std::integral_constant<int, 2>{});
-        add_nibble(std::integral_constant<int, 3>{});
-    };
-    constexpr std::size_t step = simd::block_bytes<Arch>;
-    std::size_t b = 0;
-    for (; b + step <= bytes; b += step) add_block(b, simd::block_units<Arch>);
-    if (b < bytes) add_block(b, (bytes - b) / simd::unit_bytes);
-    SPARQ_UNROLL
-    for (std::size_t i = 0; i < Heads * Rows; i += 4) {
-        const auto scale = [&](std::size_t k) { return weights[(i + k) / Rows].scale; };
-        simd::scaled_sums_of_four<Arch>({sum[i], sum[i + 1], sum[i + 2], sum[i + 3]},
-                                        {scale(0), scale(1), scale(2), scale(3)}, out + i);
+        for (std::size_t j = 0; j < Rows; ++j) scale[h * Rows + j] = weights[h].scale;
     }
+    simd::code_block<Arch> sum[Heads * Rows];
+    SPARQ_UNROLL
+    for (std::size_t i = 0; i < Heads * Rows; ++i) sum[i] = simd::code_block<Arch>{};
+    std::size_t b = 0;
+    for (; b + step <= bytes; b += step)
+        add_block_products<Arch, Heads, Rows>(integers, row, b, units, sum);
+    if constexpr (units > 1)
+        if (b < bytes)
+            add_block_products<Arch, Heads, Rows>(integers, row, b, (bytes - b) / 16, sum);
+    SPARQ_UNROLL
+    for (std::size_t i = 0; i < Heads * Rows; i += 4)
+        simd::scaled_sums_of_four<Arch>({sum[i], sum[i + 1], sum[i + 2], sum[i + 3]},
+                                        {scale[i], scale[i + 1], scale[i + 2], scale[i + 3]},
+                                        out + i);
 }
 
 template <class Arch, std::size_t Heads>
@@ -88,27 +111,29 @@ void dot_code_rows_of_heads(const code_weights* weights, const std::uint8_t* con
                             std::size_t out_stride) noexcept {
     constexpr std::size_t tile = code_rows_at_once<Arch, Heads>;
     const std::size_t bytes = code_row_bytes(width);
-    for (std::size_t j = 0; j < n; j += tile) {
-        const std::size_t count = n - j < tile ? n - j : tile;
-        std::array<const std::uint8_t*, tile> row;  // the last row again where fewer are left
+    std::array<const std::uint8_t*, tile> row;
+    float sums[Heads * tile];
+    std::size_t j = 0;
+    for (; j + tile <= n; j += tile) {
         SPARQ_UNROLL
-        for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
-        float sums[Heads * tile];
+        for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + i];
         dot_code_tile<Arch, Heads, tile>(weights, row, bytes, sums);
         SPARQ_UNROLL
         for (std::size_t h = 0; h < Heads; ++h)
-            for (std::size_t i = 0; i < count; ++i)
-                out[h * out_stride + j + i] = sums[h * tile + i];
+            std::memcpy(out + h * out_stride + j, sums + h * tile, tile * sizeof(float));
     }
+    if (j == n) return;
+    for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + i < n ? j + i : n - 1];
+    dot_code_tile<Arch, Heads, tile>(weights, row, bytes, sums);
+    for (std::size_t h = 0; h < Heads; ++h)
+        for (std::size_t i = 0; j + i < n; ++i) out[h * out_stride + j + i] = sums[h * tile + i];
 }
 
 /// Of the eight vectors of a block's codes (lower and upper nibbles of four bytes of each
 /// 32-bit word) those that are summed together for `Heads` heads.
 template <class Arch, std::size_t Heads>
-inline constexpr std::size_t vectors_of_codes = simd::registers<Arch> < 32 ? (Heads == 1  ? 8
-                                                                              : Heads < 4 ? 4
-                                                                                          : 2)
-                                                                           : (Heads < 3 ? 8 : 4);
+inline constexpr std::size_t vectors_of_codes =
+    (simd::registers<Arch> < 32 ? std::array{8, 4, 3, 2} : std::array{8, 8, 4, 4})[Heads - 1];
 
 /// Vectors [First, First + Vectors) of a block: parts[h][v] = their weighted sum.
 template <class Arch, std::size_t Heads, std::size_t First, std::size_t Vectors>
@@ -153,15 +178,16 @@ void accumulate_code_block(const float* weights, std::size_t weights_stride,
     constexpr std::size_t vectors = vectors_of_codes<Arch, Heads>;
     float parts[Heads][8][simd::lanes<Arch>];
     const auto sum_vectors = [&](auto first) {
-        if constexpr (first() < 8)
-            sum_code_vectors<Arch, Heads, first(), vectors>(weights, weights_stride, rows, n,
-                                                            offset, units, parts);
+        if constexpr (first() < 8) {
+            constexpr std::size_t count = 8 - first() < vectors ? 8 - first() : vectors;
+            sum_code_vectors<Arch, Heads, first(), count>(weights, weights_stride, rows, n, offset,
+                                                          units, parts);
+        }
     };
     sum_vectors(std::integral_constant<std::size_t, 0>{});
     sum_vectors(std::integral_constant<std::size_t, vectors>{});
     sum_vectors(std::integral_constant<std::size_t, vectors * 2>{});
     sum_vectors(std::integral_constant<std::size_t, vectors * 3>{});
-    SPARQ_UNROLL
     for (std::size_t h = 0; h < Heads; ++h)
         for (std::size_t unit = 0; unit < units; ++unit) {
             float* to = sums + h * sums_stride + 2 * offset + simd::unit_codes * unit;

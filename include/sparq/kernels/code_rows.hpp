@@ -88,48 +88,65 @@ struct scaled_row {
     }
 };
 
-/// To half, infinite values to the largest finite one. A NaN stays one.
+/// A float as a half, infinite values as the largest finite one, and what it is then.
+struct rounded_float {
+    half narrow;
+    float wide;
+};
+
+/// A NaN stays one.
 template <class Arch>
-SPARQ_ALWAYS_INLINE half to_finite_half(float x) noexcept {
+SPARQ_ALWAYS_INLINE rounded_float round_to_half(float x) noexcept {
     constexpr float largest = 65504.0f;
-    return half(x > largest ? largest : x < -largest ? -largest : x);
+    half narrow[simd::lanes<Arch>];
+    float wide[simd::lanes<Arch>];
+    simd::store<Arch>(static_cast<half*>(narrow), simd::splat<Arch>(x > largest    ? largest
+                                                                    : x < -largest ? -largest
+                                                                                   : x));
+    simd::store<Arch>(static_cast<float*>(wide),
+                      simd::load<Arch>(static_cast<const half*>(narrow)));
+    return {narrow[0], wide[0]};
 }
+
+struct rounded_range {
+    rounded_float minimum, step;
+};
 
 /// The range of the row's elements; a NaN or an infinity among them makes the minimum NaN.
 template <class Arch, class Row>
-row_range find_range(const Row& row, std::size_t width) noexcept {
+SPARQ_ALWAYS_INLINE rounded_range find_range(const Row& row, std::size_t width) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t lanes = simd::lanes<Arch>;
     const vec zero = simd::splat<Arch>(0.0f);
     vec greatest = width >= lanes ? row.load(0) : row.load_partial(0, width);
     vec lowest = greatest, poison = zero;
-    const auto take = [&](const vec& z) {
-        greatest = simd::maximum<Arch>(greatest, z);
-        lowest = simd::minimum<Arch>(lowest, z);
-        poison = simd::multiply_add<Arch>(z, zero, poison);  // NaN unless z is finite
+    // Two at a time: the chain of additions is what takes longest.
+    const auto take = [&](const vec& a, const vec& b) {
+        greatest = simd::maximum<Arch>(greatest, simd::maximum<Arch>(a, b));
+        lowest = simd::minimum<Arch>(lowest, simd::minimum<Arch>(a, b));
+        poison = poison + simd::multiply_add<Arch>(a, zero, b * zero);  // NaN unless finite
     };
     std::size_t i = 0;
-    for (; i + lanes <= width; i += lanes) take(row.load(i));
-    if (i < width) take(row.load_partial(i, width - i));
+    for (; i + 2 * lanes <= width; i += 2 * lanes) take(row.load(i), row.load(i + lanes));
+    for (; i + lanes <= width; i += lanes) take(row.load(i), row.load(i));
+    if (i < width) take(row.load_partial(i, width - i), row.load_partial(i, width - i));
     float ends[4], poisoned[4];
     const vec negated = zero - lowest;
     simd::greatest_lanes_of_four<Arch>({greatest, negated, greatest, negated}, ends);
     simd::sum_lanes_of_four<Arch>({poison, poison, poison, poison}, poisoned);
-    row_range range{};
-    range.minimum = to_finite_half<Arch>(poisoned[0] - ends[1]);
+    const rounded_float minimum = round_to_half<Arch>(poisoned[0] - ends[1]);
     // From the rounded minimum, so that the top is where it should be.
-    const float step = (ends[0] - static_cast<float>(range.minimum)) / 15.0f;
-    range.step = to_finite_half<Arch>(step > 0.0f ? step : 0.0f);
-    return range;
+    const float step = (ends[0] - minimum.wide) / 15.0f;
+    return {minimum, round_to_half<Arch>(step > 0.0f ? step : 0.0f)};
 }
 
 template <class Arch, class Row>
-void write_codes(const Row& row, std::size_t width, const row_range& range,
-                 std::uint8_t* codes) noexcept {
+SPARQ_ALWAYS_INLINE void write_codes(const Row& row, std::size_t width, const rounded_range& range,
+                                     std::uint8_t* codes) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t lanes = simd::lanes<Arch>;
-    const auto step = static_cast<float>(range.step);
-    const vec minimum = simd::splat<Arch>(static_cast<float>(range.minimum));
+    const float step = range.step.wide;
+    const vec minimum = simd::splat<Arch>(range.minimum.wide);
     const vec inverse = simd::splat<Arch>(step > 0.0f ? 1.0f / step : 0.0f);
     const vec zero = simd::splat<Arch>(0.0f), top = simd::splat<Arch>(15.0f);
     // Added to a code, it leaves the code, rounded, in the lowest bits.
@@ -142,15 +159,56 @@ void write_codes(const Row& row, std::size_t width, const row_range& range,
         float words[simd::unit_codes];
         const std::size_t count = width - first;
         std::size_t i = 0;
-        for (; i < simd::unit_codes && i + lanes <= count; i += lanes)
-            simd::store<Arch>(words + i, code(row.load(first + i)));
-        if (i < simd::unit_codes) {
+        if (count >= simd::unit_codes) {
+            SPARQ_UNROLL
+            for (i = 0; i < simd::unit_codes; i += lanes)
+                simd::store<Arch>(words + i, code(row.load(first + i)));
+        } else {
+            for (; i + lanes <= count; i += lanes)
+                simd::store<Arch>(words + i, code(row.load(first + i)));
             if (i < count)
                 simd::store<Arch>(words + i, code(row.load_partial(first + i, count - i)));
             for (i = count; i < simd::unit_codes; ++i) words[i] = 0.0f;
         }
         simd::pack_codes<Arch>(words, codes + first / 2);
     }
+}
+
+/// The greatest magnitude, NaN where one is not finite.
+template <class Arch>
+float greatest_magnitude(const float* x, std::size_t n) noexcept {
+    using vec = simd::f32<Arch>;
+    const vec zero = simd::splat<Arch>(0.0f);
+    vec greatest = zero, poison = zero;
+    const auto take = [&](const vec& one) {
+        greatest = simd::maximum<Arch>(greatest, simd::maximum<Arch>(one, zero - one));
+        poison = simd::multiply_add<Arch>(one, zero, poison);
+    };
+    std::size_t i = 0;
+    for (; i + simd::lanes<Arch> <= n; i += simd::lanes<Arch>) take(simd::load<Arch>(x + i));
+    if (i < n) take(simd::load_partial<Arch>(x + i, n - i));
+    return simd::greatest_lane<Arch>(greatest) + simd::sum_lanes<Arch>(poison);
+}
+
+/// The weights of a unit, as nibble_words finds its codes: eight for each nibble, those of
+/// different nibbles a block's words apart.
+template <class Arch>
+SPARQ_ALWAYS_INLINE void write_unit_weights(const float* coefficients,
+                                            const simd::f32<Arch>& inverse,
+                                            std::int16_t* weights) noexcept {
+    // 1.5 * 2^23: added to an integer, it leaves it, rounded, in the lower 22 bits.
+    const auto magic = simd::splat<Arch>(12582912.0f);
+    float words[32];
+    SPARQ_UNROLL
+    for (std::size_t i = 0; i < 32; i += simd::lanes<Arch>)
+        simd::store<Arch>(words + i, simd::multiply_add<Arch>(simd::load<Arch>(coefficients + i),
+                                                              inverse, magic));
+    SPARQ_UNROLL
+    for (std::size_t w = 0; w < 8; ++w)
+        for (std::size_t nibble = 0; nibble < 4; ++nibble)
+            weights[nibble * simd::block_words<Arch> + w] = static_cast<std::int16_t>(
+                std::bit_cast<std::uint32_t>(words[16 * (nibble % 2) + 2 * w + nibble / 2]) &
+                0xffffu);
 }
 
 }  // namespace detail
@@ -168,9 +226,9 @@ template <class Arch, class T>
 row_range encode_row(const T* row, const float* mean, const float* inverse_spread,
                      std::size_t width, std::uint8_t* codes) noexcept {
     const auto encode = [&](const auto& scaled) {
-        const row_range range = detail::find_range<Arch>(scaled, width);
+        const detail::rounded_range range = detail::find_range<Arch>(scaled, width);
         detail::write_codes<Arch>(scaled, width, range, codes);
-        return range;
+        return row_range{range.minimum.narrow, range.step.narrow};
     };
     if (mean == nullptr) return encode(detail::scaled_row<Arch, false, T>{row, nullptr, nullptr});
     return encode(detail::scaled_row<Arch, true, T>{row, mean, inverse_spread});
@@ -202,28 +260,28 @@ void decode_row(const std::uint8_t* codes, const row_range& range, std::size_t w
 template <class Arch>
 code_weights prepare_code_weights(const float* coefficients, std::size_t width,
                                   std::int16_t* memory) noexcept {
-    const std::size_t count = code_weight_count(width);
-    float greatest = 0.0f, poison = 0.0f;
-    for (std::size_t c = 0; c < width; ++c) {
-        const float size = coefficients[c] < 0.0f ? -coefficients[c] : coefficients[c];
-        greatest = size > greatest ? size : greatest;
-        poison += coefficients[c] * 0.0f;
-    }
+    namespace simd = sparq::detail::simd;
+    const float greatest = detail::greatest_magnitude<Arch>(coefficients, width);
+    const bool finite = greatest <= std::numeric_limits<float>::max();
     const float ratio = greatest / static_cast<float>(greatest_code_weight(width));
     const float least = std::numeric_limits<float>::min();
     const float scale = ratio > least ? ratio : least;
-    const float inverse = 1.0f / scale;
-    const bool finite = poison == 0.0f;
-    constexpr std::size_t units = detail::simd::block_units<Arch>;
-    // 1.5 * 2^23: added to an integer, it leaves it, rounded, in the lower 22 bits.
-    constexpr float magic = 12582912.0f;
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::size_t word = i % (8 * units), nibble = i / (8 * units) % 4;
-        const std::size_t unit = i / (32 * units) * units + word / 8;
-        const std::size_t c = 32 * unit + 16 * (nibble % 2) + 2 * (word % 8) + nibble / 2;
-        const float x = c < width && finite ? coefficients[c] * inverse : 0.0f;
-        memory[i] = static_cast<std::int16_t>(std::bit_cast<std::int32_t>(x + magic) - 0x4b400000);
+    const auto inverse = simd::splat<Arch>(finite ? 1.0f / scale : 0.0f);
+    constexpr std::size_t units = simd::block_units<Arch>, block = 32 * units;
+    for (std::size_t first = 0; first < width; first += 32) {
+        std::int16_t* to = memory + first / block * block + first / 32 % units * 8;
+        if (first + 32 <= width && finite) {
+            detail::write_unit_weights<Arch>(coefficients + first, inverse, to);
+            continue;
+        }
+        float copy[32] = {};
+        for (std::size_t c = first; c < width && finite; ++c) copy[c - first] = coefficients[c];
+        detail::write_unit_weights<Arch>(static_cast<const float*>(copy), inverse, to);
     }
+    for (std::size_t unit = (width + 31) / 32; unit % units != 0; ++unit)
+        for (std::size_t nibble = 0; nibble < 4; ++nibble)
+            for (std::size_t w = 0; w < 8; ++w)
+                memory[unit / units * block + (nibble * units + unit % units) * 8 + w] = 0;
     return {memory, finite ? scale : std::numeric_limits<float>::quiet_NaN()};
 }
 
