@@ -18,6 +18,7 @@
 
 #include "append_bench.hpp"
 #include "baselines_bench.hpp"
+#include "code_rows_bench.hpp"
 #include "decode_case.hpp"
 #include "machine.hpp"
 #include "memory.hpp"
@@ -213,6 +214,7 @@ int main(int argc, char** argv) {
     register_rows<sparq::bfloat16>();
     register_rows<float>();
     register_append_rows(chosen.rounds);
+    register_code_row_rows(chosen.rounds);
     register_baseline_rows(chosen.rounds, chosen.cache_bytes);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();

@@ -176,6 +176,20 @@ SPARQ_ALWAYS_INLINE f32<Arch> maximum(const f32<Arch>& a, const f32<Arch>& b) no
     }
 }
 
+/// The lesser of each lane. A NaN may be lost.
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> minimum(const f32<Arch>& a, const f32<Arch>& b) noexcept {
+    if constexpr (is_plain<Arch>) {
+        f32<Arch> result = a;
+        for (std::size_t i = 0; i < lanes<Arch>; ++i)
+            result.lane[i] = b.lane[i] < a.lane[i] ? b.lane[i] : a.lane[i];
+        return result;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        return f32<Arch>(native::minimum(static_cast<reg>(a), static_cast<reg>(b)));
+    }
+}
+
 /// e^x to 2 ulp for x <= 0; exactly 0 below -87.3 (AVX2), -87.7 (xsimd) or -106
 /// (AVX-512, plain).
 template <class Arch>
