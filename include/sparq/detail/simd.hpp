@@ -176,6 +176,13 @@ SPARQ_ALWAYS_INLINE f32<Arch> maximum(const f32<Arch>& a, const f32<Arch>& b) no
     }
 }
 
+/// The lesser of each lane. A NaN may be lost.
+template <class Arch>
+SPARQ_ALWAYS_INLINE f32<Arch> minimum(const f32<Arch>& a, const f32<Arch>& b) noexcept {
+    const f32<Arch> zero = splat<Arch>(0.0f);
+    return zero - maximum<Arch>(zero - a, zero - b);
+}
+
 /// e^x to 2 ulp for x <= 0; exactly 0 below -87.3 (AVX2), -87.7 (xsimd) or -106
 /// (AVX-512, plain).
 template <class Arch>

@@ -4,8 +4,9 @@
 //   logits[h][t] = sum over c in i1 of (q[h][c] / tau[h]) * K[t, c]
 //   s-hat[h]     = softmax(logits[h]), kept as the logits and their log-sum-exp
 //
-// Traffic: r channel rows of S labels: S * r * sizeof(Label) bytes; tokens that are not
-// labelled yet (under 64 in a kv_cache) cost their whole K row. Writes 4 * S * G bytes
+// Traffic: r channel rows of S labels: S * r * sizeof(Label) bytes, S * r * bits / 8 and
+// some for ranges where labels are codes; tokens that are not labelled yet (under 64 in a
+// kv_cache, 128 with codes) cost their whole K row. Writes 4 * S * G bytes
 // of scratch that stays in a cache.
 // Numerics: float, i1 in ascending order, the same sum from either layout.
 #pragma once
@@ -20,6 +21,7 @@
 #include "../kernels/accumulate_channels.hpp"
 #include "../kernels/softmax.hpp"
 #include "../kernels/top_k.hpp"
+#include "coded_scores.hpp"
 #include "query_components.hpp"
 #include "token_cursor.hpp"
 
@@ -161,8 +163,9 @@ template <class Arch, class T, class Label>
 void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
                const scan_weights& weights, float* logits, std::size_t stride) noexcept {
     const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
-    Label strip[most_channels_at_once][strip_tokens];
-    const Label* channels[most_channels_at_once];
+    using element = typename row_label<T, Label>::type;
+    element strip[most_channels_at_once][strip_tokens];
+    const element* channels[most_channels_at_once];
     for (std::size_t c = 0; c < at_once; ++c) channels[c] = strip[c];
     for (std::size_t t = 0; t < n; t += strip_tokens) {
         const std::size_t tokens = std::min(strip_tokens, n - t);
@@ -171,10 +174,10 @@ void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t
             for (std::size_t j = 0; j < tokens; ++j) {
                 const T* row = part.keys + (offset + t + j) * part.key_stride;
                 for (std::size_t c = 0; c < count; ++c)
-                    if constexpr (std::same_as<T, Label>)
+                    if constexpr (std::same_as<T, element>)
                         strip[c][j] = row[weights.components[i + c]];
                     else
-                        strip[c][j] = Label(static_cast<float>(row[weights.components[i + c]]));
+                        strip[c][j] = element(static_cast<float>(row[weights.components[i + c]]));
             }
             kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
                                                count, tokens, i == 0, logits + t, stride);
@@ -196,8 +199,15 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
         std::size_t n = std::min({cursor.left(), end - t, scan_block_tokens});
         if (offset < part.labelled) {
             n = std::min(n, part.labelled - offset);
-            scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights,
-                                place_of(view, cursor, t + n), result, states);
+            if constexpr (coded_label<Label>)
+                scan_coded<Arch>(
+                    part, offset, n, view.head_dim(),
+                    {weights.data, weights.heads, weights.r, weights.components, weights.r},
+                    result.scores + t, result.stride,
+                    [&](std::size_t done) { states.scanned_to(t + done); });
+            else
+                scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights,
+                                    place_of(view, cursor, t + n), result, states);
         } else {
             scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
             states.scanned_to(t + n);
@@ -222,8 +232,11 @@ SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t 
     for (std::size_t s = 0; s < view.segments_per_head(); ++s)
         for (std::size_t g = 0; g < view.heads_kv(); ++g) {
             const auto& part = view.segment(s, g);
-            bytes += part.labelled * r * sizeof(Label) +
-                     (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
+            bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
+            if constexpr (coded_label<Label>)
+                bytes += coded_bytes(part, r, view.head_dim());
+            else
+                bytes += part.labelled * r * sizeof(Label);
         }
     return bytes;
 }
