@@ -24,7 +24,7 @@ namespace detail {
 /// Refuses rows of all heads so wide that a segment's size would overflow.
 SPARQ_PER_ISA inline void check_row_bytes(const char* argument, std::size_t heads_kv,
                                           std::size_t width) {
-    constexpr std::size_t bytes_per_element = 64 * largest_segment_tokens;
+    constexpr std::size_t bytes_per_element = 256 * largest_segment_tokens;  // codes: longer
     checked_product(argument, bytes_per_element, checked_product(argument, heads_kv, width));
 }
 

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #include "../config.hpp"
@@ -101,13 +102,38 @@ SPARQ_ALWAYS_INLINE f32<Arch> load_once(const float* p) noexcept {
     return x;
 }
 
-/// Lanes of a two-byte type, widened (exact).
-template <class Arch, two_byte T>
+/// Lanes of a two-byte type, widened (exact), or of integers.
+template <class Arch, class T>
+    requires(two_byte<T> || std::same_as<T, std::uint16_t> || std::same_as<T, std::int32_t>)
 SPARQ_ALWAYS_INLINE f32<Arch> load(const T* p) noexcept {
     if constexpr (is_plain<Arch>)
         return {{float(p[0]), float(p[1]), float(p[2]), float(p[3])}};
     else
         return f32<Arch>(native::widen(p, typename f32<Arch>::register_type{}));
+}
+
+/// Pairs of halves at pairs[index[i]], one in each of two vectors.
+template <class Arch, class Pair>
+SPARQ_ALWAYS_INLINE void gather_halves(const Pair* pairs, const std::uint32_t* index,
+                                       f32<Arch>& first, f32<Arch>& second) noexcept {
+    static_assert(sizeof(Pair) == 2 * sizeof(half));
+    if constexpr (!is_plain<Arch>) {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg& r) { native::gather_halves(pairs, index, r, r); }) {
+            reg one, two;
+            native::gather_halves(pairs, index, one, two);
+            first = f32<Arch>(one), second = f32<Arch>(two);
+            return;
+        }
+    }
+    half one[lanes<Arch>], two[lanes<Arch>];
+    for (std::size_t i = 0; i < lanes<Arch>; ++i) {
+        half pair[2];
+        std::memcpy(static_cast<void*>(pair), pairs + index[i], sizeof(pair));
+        one[i] = pair[0], two[i] = pair[1];
+    }
+    first = load<Arch>(static_cast<const half*>(one));
+    second = load<Arch>(static_cast<const half*>(two));
 }
 
 /// The first n < lanes elements, zeros behind them; reads nothing else.

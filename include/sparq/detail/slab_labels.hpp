@@ -20,8 +20,11 @@ inline constexpr std::size_t label_step = coded_label<Label> ? code_block_tokens
 template <label_element Label>
 SPARQ_PER_ISA std::size_t labelled_segment_length(std::size_t first_token,
                                                   std::size_t tokens) noexcept {
-    const std::size_t length = segment_length(first_token, tokens);
-    return coded_label<Label> ? std::max(length, code_strip_tokens) : length;
+    if constexpr (coded_label<Label>)
+        return segment_length(first_token, tokens, code_strip_tokens,
+                              code_run_bytes * 8 / Label::bits);
+    else
+        return segment_length(first_token, tokens);
 }
 
 /// Tokens of head g that have labels when there are n in all. The heads lag behind by

@@ -18,13 +18,16 @@ namespace detail {
 
 template <class Arch, class T, class Label>
 class sparq_tasks {
+    /// Tokens of a chunk.
+    static constexpr std::size_t task_tokens = std::max(chunk_tokens, steps::scan_tokens<Label>);
+
    public:
     /// @param params  checked, with k < seq_len
     sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params)
         : request_(request),
           params_(params),
           tokens_(request.view.seq_len()),
-          chunks_((tokens_ + chunk_tokens - 1) / chunk_tokens),
+          chunks_((tokens_ + task_tokens - 1) / task_tokens),
           mean_tail_(steps::uses_mean_value(params.tail, request.group)),
           weights_wanted_(request.group > 1 && params.ranking != group_ranking::logit_sum) {
         lay_out();
@@ -86,11 +89,11 @@ class sparq_tasks {
 
    private:
     void scan(std::size_t g, std::byte* scratch, std::size_t c, bool as_weights) const noexcept {
-        const std::size_t begin = c * chunk_tokens;
+        const std::size_t begin = c * task_tokens;
         steps::scan_chunk<Arch>(request_.view, g,
                                 {at<float>(scratch, scan_weights_), request_.group, params_.r,
                                  at<std::uint32_t>(scratch, components_)},
-                                begin, std::min(tokens_, begin + chunk_tokens),
+                                begin, std::min(tokens_, begin + task_tokens),
                                 scanned(scratch, as_weights).scan);
     }
 

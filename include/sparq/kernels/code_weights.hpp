@@ -8,16 +8,17 @@
 //   4 bits  entry(a) = (A a + C + 128) >> 8
 //   8 bits  entry(a) = A a
 // A and B are p / step * 256 rounded to integers, C makes the least entry 0 (the bias has
-// it back) and step, one for each query head, makes the greatest 127. For 8 bits A is
+// it back) and step, one for each query head, makes the greatest greatest_entry. For 8 bits A is
 // p / step and at most 32767.
 //
 // Traffic: 4 bytes of a range a channel and strip. Numerics: float up to A, B and C, exact
-// integers from there: the same sums for every instruction set, given these. |error| <=
+// integers from there. |error| <=
 // (0.5 + 2^-6) step an entry; for 8 bits step / 2 times the code. Sums fit: 128 channels
 // are at most 128 * 127 < 2^16 and 128 * 255 * 32767 < 2^31.
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -33,6 +34,10 @@ namespace kernels {
 inline constexpr std::size_t most_code_channels = 128;
 inline constexpr std::size_t most_code_heads = 8;
 
+/// The greatest entry of a table, and how many entries add up to less than 256.
+inline constexpr int greatest_entry = 127;
+inline constexpr std::size_t entries_at_once = 255 / greatest_entry;
+
 /// What the strips of a scan have in common.
 struct code_query {
     const float* weights;  ///< [heads, count], weights_stride >= count
@@ -41,98 +46,154 @@ struct code_query {
     std::size_t count;
 };
 
-/// Integer weights of one strip for at most most_code_heads heads and most_code_channels
-/// channels: of a pair of channels for 2 bits, of a channel otherwise.
+/// Terms of `count` channels: pairs for 2 bits, channels otherwise. Terms come in
+/// entries_at_once; the last ones may add nothing.
+template <unsigned Bits>
+constexpr std::size_t code_terms(std::size_t count) noexcept {
+    const std::size_t terms = Bits == 2 ? (count + 1) / 2 : count;
+    return (terms + entries_at_once - 1) / entries_at_once * entries_at_once;
+}
+
+/// Room for terms, and for vectors that reach beyond the last one.
+template <unsigned Bits>
+inline constexpr std::size_t padded_code_terms =
+    (code_terms<Bits>(most_code_channels) + 15) / 16 * 16;
+
+/// Integer weights of one strip and head, each in the lower bits of a float: what
+/// integer_shift added to it leaves.
 template <unsigned Bits>
 struct code_weights {
-    static constexpr std::size_t most = Bits == 2 ? most_code_channels / 2 : most_code_channels;
-    std::size_t terms;  ///< pairs or channels
-    float step[most_code_heads], bias[most_code_heads];
-    std::int16_t a[most_code_heads][most], b[most_code_heads][most], c[most_code_heads][most];
+    float step, bias;
+    float a[padded_code_terms<Bits>], b[padded_code_terms<Bits>], c[padded_code_terms<Bits>];
 };
 
 namespace detail {
 
-/// The ranges of a strip's scanned channels as floats.
-struct scanned_ranges {
-    float width[most_code_channels], middle[most_code_channels];  ///< minimum + width / 2
-};
+/// Adding it to a float under 2^22 leaves the nearest integer in the lower bits.
+inline constexpr float integer_shift = 12582912.0f;  // 1.5 * 2^23
 
 template <class Arch>
-void gather_ranges(const code_range* ranges, const std::uint32_t* components, std::size_t count,
-                   scanned_ranges& scanned) noexcept {
-    for (std::size_t i = 0; i < count; ++i) {
-        const code_range range = ranges[components[i]];
-        scanned.width[i] = static_cast<float>(range.width);
-        scanned.middle[i] = static_cast<float>(range.minimum) + 0.5f * scanned.width[i];
-    }
+SPARQ_ALWAYS_INLINE std::int16_t lower_word(const float& x) noexcept {
+    return static_cast<std::int16_t>(std::bit_cast<std::uint32_t>(x) & 0xffffu);
 }
 
-/// The integers of one head. `p` [count, and zeros up to 2 * terms] holds weight * width.
-/// Returns the sum of all C.
+/// Which channels a scan weighs and by how much, arranged in terms: `Sides` of them in one,
+/// filled up with weights of 0 to whole vectors.
 template <class Arch, unsigned Bits>
-std::int32_t round_terms(const float* p, std::size_t terms, float scale, std::int16_t* a,
-                         std::int16_t* b, std::int16_t* c) noexcept {
-    constexpr int greatest = (1 << Bits) - 1;
-    std::int32_t lowest = 0;
-    for (std::size_t i = 0; i < terms; ++i) {
-        a[i] = static_cast<std::int16_t>(std::nearbyint(p[i] * scale));
-        if constexpr (Bits == 8) continue;
-        b[i] = 0;
-        if constexpr (Bits == 2)
-            b[i] = static_cast<std::int16_t>(std::nearbyint(p[terms + i] * scale));
-        const int least = std::min(0, greatest * a[i]) + std::min(0, greatest * b[i]);
-        c[i] = static_cast<std::int16_t>(-least);
-        lowest -= least;
-    }
-    return lowest;
-}
+class code_weigher {
+    static constexpr std::size_t sides = Bits == 2 ? 2 : 1, room = padded_code_terms<Bits>;
+    using vec = sparq::detail::simd::f32<Arch>;
 
-template <class Arch, unsigned Bits>
-void weigh_head(const float* weights, const scanned_ranges& ranges, std::size_t count,
-                std::size_t h, code_weights<Bits>& out) noexcept {
-    constexpr float greatest = (1 << Bits) - 1;
-    float p[most_code_channels + 1];
-    float bias = 0.0f, largest = 0.0f;
-    for (std::size_t i = 0; i < count; ++i) {
-        p[i] = weights[i] * ranges.width[i];
-        bias += weights[i] * ranges.middle[i];
+   public:
+    /// @param query  at most most_code_heads heads; channels [first, first + count), at most
+    ///               most_code_channels
+    code_weigher(const code_query& query, std::size_t first, std::size_t count) noexcept
+        : heads_(query.heads),
+          terms_(code_terms<Bits>(count)),
+          padded_(sparq::detail::simd::padded<Arch>(terms_)) {
+        for (std::size_t side = 0; side < sides; ++side)
+            for (std::size_t i = 0; i < padded_; ++i) {
+                const std::size_t at = side * terms_ + i;
+                const bool there = i < terms_ && at < count;
+                channel_[side][i] = query.components[first + (there ? at : count - 1)];
+                for (std::size_t h = 0; h < heads_; ++h)
+                    weight_[h][side][i] =
+                        there ? query.weights[h * query.weights_stride + first + at] : 0.0f;
+            }
     }
-    p[count] = 0.0f;  // an odd channel's partner
-    for (std::size_t i = 0; i < out.terms; ++i) {
-        const float span = std::fabs(p[i]) + (Bits == 2 ? std::fabs(p[out.terms + i]) : 0.0f);
-        largest = span <= largest ? largest : span;  // keeps a NaN
+
+    [[nodiscard]] std::size_t terms() const noexcept { return terms_; }
+    /// The channel of a term.
+    [[nodiscard]] std::size_t channel(std::size_t side, std::size_t term) const noexcept {
+        return channel_[side][term];
     }
-    constexpr float reach = Bits == 8 ? 32767.0f : 127.0f * 256.0f / greatest;
-    float scale = reach / largest;
-    if (!(largest * 0.0f == 0.0f && scale <= std::numeric_limits<float>::max())) {
-        if (largest != 0.0f) bias += largest * 0.0f;  // NaN for what is not finite
-        std::fill_n(p, count, 0.0f);
-        scale = largest = 0.0f;
+
+    /// Asks for the ranges that it takes of a strip.
+    void prefetch(const code_range* ranges) const noexcept {
+        for (std::size_t side = 0; side < sides; ++side)
+            for (std::size_t i = 0; i < terms_; ++i)
+                sparq::detail::simd::prefetch(ranges + channel_[side][i]);
     }
-    const float unit = largest / reach;
-    const std::int32_t lowest = round_terms<Arch, Bits>(static_cast<const float*>(p), out.terms,
-                                                        scale, out.a[h], out.b[h], out.c[h]);
-    out.step[h] = Bits == 8 ? unit : 256.0f * unit;
-    out.bias[h] = bias - unit * static_cast<float>(lowest);
-}
+
+    /// Takes the ranges of a strip, [d_h].
+    void take(const code_range* ranges) noexcept {
+        namespace simd = sparq::detail::simd;
+        for (std::size_t side = 0; side < sides; ++side)
+            for (std::size_t i = 0; i < padded_; i += simd::lanes<Arch>) {
+                vec low, span;
+                simd::gather_halves<Arch>(ranges, channel_[side] + i, low, span);
+                simd::store<Arch>(width_[side] + i, span);
+                simd::store<Arch>(middle_[side] + i,
+                                  simd::multiply_add<Arch>(span, simd::splat<Arch>(0.5f), low));
+            }
+    }
+
+    /// The weights of one head for the strip whose ranges were taken last.
+    void weigh(std::size_t h, code_weights<Bits>& out) noexcept {
+        namespace simd = sparq::detail::simd;
+        constexpr float reach = Bits == 8 ? 32767.0f : greatest_entry * 256.0f / ((1 << Bits) - 1);
+        float largest;
+        out.bias = multiply(h, largest);
+        const float scale = reach / largest;
+        const bool usable = std::isfinite(out.bias) && std::isfinite(scale) && scale > 0.0f;
+        const float unit = usable ? largest / reach : 0.0f;
+        if (!std::isfinite(out.bias)) out.bias = std::numeric_limits<float>::quiet_NaN();
+        if (!usable)
+            for (auto& side : product_) std::fill_n(side, padded_, 0.0f);
+        const float lowest = round(usable ? scale : 0.0f, out);
+        out.step = Bits == 8 ? unit : 256.0f * unit;
+        out.bias -= unit * lowest;
+    }
+
+   private:
+    /// Weight * width of each channel. Returns the bias, not finite where anything is not.
+    float multiply(std::size_t h, float& largest) noexcept {
+        namespace simd = sparq::detail::simd;
+        const vec zero = simd::splat<Arch>(0.0f);
+        vec bias = zero, most = zero;
+        for (std::size_t i = 0; i < padded_; i += simd::lanes<Arch>) {
+            vec span = zero;
+            for (std::size_t side = 0; side < sides; ++side) {
+                const vec weight = simd::load<Arch>(weight_[h][side] + i);
+                const vec product = weight * simd::load<Arch>(width_[side] + i);
+                simd::store<Arch>(product_[side] + i, product);
+                bias = simd::multiply_add<Arch>(weight, simd::load<Arch>(middle_[side] + i), bias);
+                bias = simd::multiply_add<Arch>(product, zero, bias);
+                span = span + simd::maximum<Arch>(product, zero - product);
+            }
+            most = simd::maximum<Arch>(most, span);
+        }
+        largest = simd::greatest_lane<Arch>(most);
+        return simd::sum_lanes<Arch>(bias);
+    }
+
+    /// A, B and C of each term. Returns the sum of all C, an integer.
+    float round(float scale, code_weights<Bits>& out) const noexcept {
+        namespace simd = sparq::detail::simd;
+        const vec shift = simd::splat<Arch>(integer_shift), zero = simd::splat<Arch>(0.0f);
+        const vec factor = simd::splat<Arch>(scale), greatest = simd::splat<Arch>((1 << Bits) - 1);
+        vec lowest = zero;
+        for (std::size_t i = 0; i < padded_; i += simd::lanes<Arch>) {
+            vec raised = zero;
+            for (std::size_t side = 0; side < sides; ++side) {
+                const vec x =
+                    simd::multiply_add<Arch>(simd::load<Arch>(product_[side] + i), factor, shift);
+                simd::store<Arch>((side == 0 ? out.a : out.b) + i, x);
+                raised = raised + simd::maximum<Arch>(zero, (shift - x) * greatest);
+            }
+            simd::store<Arch>(out.c + i, raised + shift);
+            lowest = lowest + raised;
+        }
+        return Bits == 8 ? 0.0f : simd::sum_lanes<Arch>(lowest);
+    }
+
+    std::size_t heads_, terms_, padded_;
+    std::uint32_t channel_[sides][room];
+    float weight_[most_code_heads][sides][room];
+    float width_[sides][room], middle_[sides][room];  ///< middle: minimum + width / 2
+    float product_[sides][room];
+};
 
 }  // namespace detail
-
-/// @param query   at most most_code_heads heads
-/// @param first   the first of the channels that are weighed, `count` of them, at most
-///                most_code_channels
-/// @param ranges  [d_h] of the strip
-template <class Arch, unsigned Bits>
-void weigh_codes(const code_query& query, std::size_t first, std::size_t count,
-                 const code_range* ranges, code_weights<Bits>& out) noexcept {
-    detail::scanned_ranges scanned;
-    detail::gather_ranges<Arch>(ranges, query.components + first, count, scanned);
-    out.terms = Bits == 2 ? (count + 1) / 2 : count;
-    for (std::size_t h = 0; h < query.heads; ++h)
-        detail::weigh_head<Arch, Bits>(query.weights + h * query.weights_stride + first, scanned,
-                                       count, h, out);
-}
-
 }  // namespace kernels
 SPARQ_NAMESPACE_END

@@ -29,6 +29,12 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace steps {
 
+/// Tokens that are scanned as one task and one run.
+template <class Label>
+inline constexpr std::size_t scan_tokens = scan_block_tokens;
+template <coded_label Label>
+inline constexpr std::size_t scan_tokens<Label> = code_run_bytes * 8 / Label::bits;
+
 /// What the scan multiplies keys with: q[h][i1] / tau[h].
 struct scan_weights {
     const float* data;  ///< [heads, r]
@@ -157,6 +163,20 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
     }
 }
 
+/// The same where labels are codes.
+template <class Arch, class T, class Label>
+void scan_coded_place(const label_place<T, Label>& here, std::size_t token, std::size_t n,
+                      const scan_weights& weights, const label_place<T, Label>& after,
+                      std::size_t head_dim, const scan_result& result,
+                      block_states<Arch>& states) noexcept {
+    code_strip<Label> next;
+    if (after.part != nullptr) next = code_strip_of(*after.part, after.offset, head_dim);
+    scan_coded<Arch>(*here.part, here.offset, n, head_dim,
+                     {weights.data, weights.heads, weights.r, weights.components, weights.r},
+                     after.part != nullptr ? &next : nullptr, result.scores + token, result.stride,
+                     [&](std::size_t done) { states.scanned_to(token + done); });
+}
+
 /// n tokens that have no labels: their chosen components are brought into channel
 /// order first, so that the sums are the same.
 template <class Arch, class T, class Label>
@@ -196,18 +216,16 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
         cursor.seek(t);
         const kv_segment<T, Label>& part = cursor.segment();
         const std::size_t offset = cursor.offset();
-        std::size_t n = std::min({cursor.left(), end - t, scan_block_tokens});
+        std::size_t n = std::min({cursor.left(), end - t, scan_tokens<Label>});
         if (offset < part.labelled) {
             n = std::min(n, part.labelled - offset);
+            const label_place<T, Label> after = place_of(view, cursor, t + n);
             if constexpr (coded_label<Label>)
-                scan_coded<Arch>(
-                    part, offset, n, view.head_dim(),
-                    {weights.data, weights.heads, weights.r, weights.components, weights.r},
-                    result.scores + t, result.stride,
-                    [&](std::size_t done) { states.scanned_to(t + done); });
+                scan_coded_place<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
+                                       view.head_dim(), result, states);
             else
-                scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights,
-                                    place_of(view, cursor, t + n), result, states);
+                scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
+                                    result, states);
         } else {
             scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
             states.scanned_to(t + n);
