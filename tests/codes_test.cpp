@@ -329,3 +329,59 @@ TEST_CASE("channels that are constant, huge or not finite", "[codes]") {
     check.operator()<sparq::int4_label>();
     check.operator()<sparq::int8_label>();
 }
+
+TEST_CASE("components may be ranked by magnitude times spread, without a temperature", "[codes]") {
+    // Channel c has deviation 2^(c % 3) about a large mean; all of q is alike but for the sign.
+    const size_t seq_len = 1500, head_dim = 24;
+    test::problem p = test::make_problem({1, 2, head_dim, 4, seq_len}, 700);
+    for (size_t i = 0; i < p.keys.size(); ++i)
+        p.keys[i] = p.keys[i] * std::ldexp(1.0f, static_cast<int>(i % head_dim % 3)) + 10.0f;
+    for (size_t i = 0; i < p.q.size(); ++i) p.q[i] = i % 2 == 0 ? 0.5f : -0.5f;
+    p.q[0] = 0.51f;  // by magnitude alone channel 0 would be the first
+    const auto check = [&]<class Label>() {
+        const auto cache = coded_cache<float, Label>(p, seq_len);
+        const sparq::sparq_params params{
+            .r = 8,
+            .k = 20,
+            .local = 3,
+            .components = sparq::component_ranking::magnitude_times_spread,
+            .tau = sparq::temperature::none};
+        test::answer a;
+        a.out.assign(2 * 4, 0.0f);
+        a.report.keep_tokens = true;
+        sparq::call_options options;
+        options.report = &a.report;
+        sparq::sparq_attention<test::arch>(p.q, cache.view(), params, a.out, options);
+        // The eight channels with c % 3 == 2, at the exact logits' temperature.
+        const std::vector<std::uint32_t> widest{2, 5, 8, 11, 14, 17, 20, 23};
+        const std::vector<float> scale(2, 1.0f / std::sqrt(float(head_dim)));
+        std::vector<float> logits(2 * seq_len), lse(2), ranking(seq_len);
+        sparq::approximate_scores<test::arch>(cache.view(), 0, p.q, widest, scale, logits, lse);
+        sparq::rank_tokens<test::arch>(std::span<const float>(logits), std::span<const float>(lse),
+                                       params.ranking, std::span(ranking));
+        std::vector<std::uint32_t> tokens(20);
+        sparq::select_tokens<test::arch>(std::span<const float>(ranking), 3, tokens);
+        CHECK(a.report.tokens == tokens);
+    };
+    check.operator()<sparq::int2_label>();
+    check.operator()<sparq::int4_label>();
+    check.operator()<sparq::int8_label>();
+
+    const auto plain = [&] {
+        sparq::kv_cache<float> cache(1, head_dim, 4);
+        cache.append<test::arch>(p.keys, p.values);
+        return cache;
+    }();
+    std::vector<float> out(8);
+    sparq::sparq_params params{.r = 4, .k = 9, .local = 1};
+    params.components = sparq::component_ranking::magnitude_times_spread;
+    CHECK_THROWS_AS(sparq::sparq_attention<test::arch>(p.q, plain.view(), params, out),
+                    std::invalid_argument);
+    params.components = static_cast<sparq::component_ranking>(2);
+    const auto coded = coded_cache<float, sparq::int2_label>(p, 600);
+    CHECK_THROWS_AS(sparq::sparq_attention<test::arch>(p.q, coded.view(), params, out),
+                    std::invalid_argument);
+    params = {.r = 4, .k = 9, .local = 1, .tau = static_cast<sparq::temperature>(2)};
+    CHECK_THROWS_AS(sparq::sparq_attention<test::arch>(p.q, coded.view(), params, out),
+                    std::invalid_argument);
+}

@@ -8,6 +8,7 @@
 
 #include "../steps/approximate_scores.hpp"
 #include "../steps/attend_selected.hpp"
+#include "../steps/channel_spread.hpp"
 #include "../steps/query_components.hpp"
 #include "../steps/scanned_tokens.hpp"
 #include "../steps/tail_estimate.hpp"
@@ -49,12 +50,19 @@ class sparq_tasks {
     void prepare(std::size_t g, std::byte* scratch) const noexcept {
         const steps::query_group q = request_.queries(g);
         auto* components = at<std::uint32_t>(scratch, components_);
-        steps::choose_components<Arch>(q, params_.r, at<float>(scratch, component_scratch_),
-                                       components);
+        auto* component_scratch = at<float>(scratch, component_scratch_);
+        if (params_.components == component_ranking::magnitude)
+            steps::choose_components<Arch>(q, params_.r, component_scratch, components);
+        else if constexpr (coded_label<Label>)
+            steps::choose_by_spread<Arch>(request_.view, g, q, params_.r, component_scratch,
+                                          components);
         float* weights = at<float>(scratch, scan_weights_);
         for (std::size_t h = 0; h < request_.group; ++h) {
-            const float inverse_tau = steps::inverse_temperature<Arch>(
-                q.head(h), q.head_dim, components, params_.r, request_.scale);
+            const float inverse_tau =
+                params_.tau == temperature::none
+                    ? request_.scale
+                    : steps::inverse_temperature<Arch>(q.head(h), q.head_dim, components, params_.r,
+                                                       request_.scale);
             for (std::size_t i = 0; i < params_.r; ++i)
                 weights[h * params_.r + i] = q.head(h)[components[i]] * inverse_tau;
         }

@@ -42,6 +42,10 @@ struct scan_weights {
     const std::uint32_t* components;  ///< [r]
 };
 
+SPARQ_PER_ISA inline kernels::code_query query_of(const scan_weights& weights) noexcept {
+    return {weights.data, weights.heads, weights.r, weights.components, weights.r};
+}
+
 /// Where a run of labels begins; no segment: nowhere.
 template <class T, class Label>
 struct label_place {
@@ -171,8 +175,7 @@ void scan_coded_place(const label_place<T, Label>& here, std::size_t token, std:
                       block_states<Arch>& states) noexcept {
     code_strip<Label> next;
     if (after.part != nullptr) next = code_strip_of(*after.part, after.offset, head_dim);
-    scan_coded<Arch>(*here.part, here.offset, n, head_dim,
-                     {weights.data, weights.heads, weights.r, weights.components, weights.r},
+    scan_coded<Arch>(*here.part, here.offset, n, head_dim, query_of(weights),
                      after.part != nullptr ? &next : nullptr, result.scores + token, result.stride,
                      [&](std::size_t done) { states.scanned_to(token + done); });
 }
@@ -183,9 +186,8 @@ template <class Arch, class T, class Label>
 void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
                const scan_weights& weights, float* logits, std::size_t stride) noexcept {
     const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
-    using element = typename row_label<T, Label>::type;
-    element strip[most_channels_at_once][strip_tokens];
-    const element* channels[most_channels_at_once];
+    Label strip[most_channels_at_once][strip_tokens];
+    const Label* channels[most_channels_at_once];
     for (std::size_t c = 0; c < at_once; ++c) channels[c] = strip[c];
     for (std::size_t t = 0; t < n; t += strip_tokens) {
         const std::size_t tokens = std::min(strip_tokens, n - t);
@@ -194,10 +196,10 @@ void scan_rows(const kv_segment<T, Label>& part, std::size_t offset, std::size_t
             for (std::size_t j = 0; j < tokens; ++j) {
                 const T* row = part.keys + (offset + t + j) * part.key_stride;
                 for (std::size_t c = 0; c < count; ++c)
-                    if constexpr (std::same_as<T, element>)
+                    if constexpr (std::same_as<T, Label>)
                         strip[c][j] = row[weights.components[i + c]];
                     else
-                        strip[c][j] = element(static_cast<float>(row[weights.components[i + c]]));
+                        strip[c][j] = Label(static_cast<float>(row[weights.components[i + c]]));
             }
             kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
                                                count, tokens, i == 0, logits + t, stride);
@@ -227,7 +229,11 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
                 scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
                                     result, states);
         } else {
-            scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
+            if constexpr (coded_label<Label>)
+                scan_uncoded<Arch>(part, offset, n, view.head_dim(), query_of(weights),
+                                   result.scores + t, result.stride);
+            else
+                scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
             states.scanned_to(t + n);
         }
         t += n;
@@ -241,22 +247,6 @@ void merge_blocks(const scan_result& result, float* log_sum_exp) noexcept {
     for (std::size_t h = 0; h < result.heads; ++h)
         log_sum_exp[h] = kernels::log_sum_exp_of<Arch>(result.maximum + h * blocks,
                                                        result.sum + h * blocks, blocks);
-}
-
-/// Bytes of keys that the scan of all heads reads.
-template <class T, class Label>
-SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
-    std::size_t bytes = 0;
-    for (std::size_t s = 0; s < view.segments_per_head(); ++s)
-        for (std::size_t g = 0; g < view.heads_kv(); ++g) {
-            const auto& part = view.segment(s, g);
-            bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
-            if constexpr (coded_label<Label>)
-                bytes += coded_bytes(part, r, view.head_dim());
-            else
-                bytes += part.labelled * r * sizeof(Label);
-        }
-    return bytes;
 }
 
 }  // namespace steps

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "../config.hpp"
+#include "../kernels/dot_rows.hpp"
 #include "../kernels/scan_codes.hpp"
 #include "../kv_view.hpp"
 
@@ -52,16 +53,56 @@ SPARQ_PER_ISA std::size_t coded_bytes(const kv_segment<T, Label>& part, std::siz
     return bytes;
 }
 
-/// What the channels of rows are brought into for the scan: labels, or elements where
-/// labels are codes.
+/// Bytes of keys that the scan of all heads reads.
 template <class T, class Label>
-struct row_label {
-    using type = Label;
-};
-template <class T, coded_label Label>
-struct row_label<T, Label> {
-    using type = T;
-};
+SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
+    std::size_t bytes = 0;
+    for (std::size_t s = 0; s < view.segments_per_head(); ++s)
+        for (std::size_t g = 0; g < view.heads_kv(); ++g) {
+            const auto& part = view.segment(s, g);
+            bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
+            if constexpr (coded_label<Label>)
+                bytes += coded_bytes(part, r, view.head_dim());
+            else
+                bytes += part.labelled * r * sizeof(Label);
+        }
+    return bytes;
+}
+
+/// Logits of n tokens of a segment that have no codes yet: dot products of their rows with
+/// queries that are 0 in the channels that are not scanned. (A key that is not finite
+/// there makes the logit NaN until the token is coded.)
+template <class Arch, class T, class Label>
+void scan_uncoded(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
+                  std::size_t head_dim, const kernels::code_query& query, float* logits,
+                  std::size_t stride) noexcept {
+    constexpr std::size_t most_columns = 256, most_heads = kernels::most_code_heads, most_rows = 64;
+    for (std::size_t h = 0; h < query.heads; h += most_heads)
+        for (std::size_t column = 0; column < head_dim; column += most_columns) {
+            const std::size_t heads = std::min(most_heads, query.heads - h);
+            const std::size_t width = std::min(most_columns, head_dim - column);
+            float dense[most_heads][most_columns] = {}, sums[most_heads][most_rows];
+            for (std::size_t i = 0; i < query.count; ++i)
+                if (query.components[i] - column < width)
+                    for (std::size_t j = 0; j < heads; ++j)
+                        dense[j][query.components[i] - column] =
+                            query.weights[(h + j) * query.weights_stride + i];
+            for (std::size_t t = 0; t < n; t += most_rows) {
+                const std::size_t count = std::min(most_rows, n - t);
+                const T* rows[most_rows];
+                for (std::size_t j = 0; j < count; ++j)
+                    rows[j] = part.keys + (offset + t + j) * part.key_stride + column;
+                kernels::dot_rows<Arch>(static_cast<const float*>(dense[0]), heads, most_columns,
+                                        static_cast<const T* const*>(rows), count, width,
+                                        static_cast<float*>(sums[0]), most_rows);
+                for (std::size_t j = 0; j < heads; ++j)
+                    for (std::size_t i = 0; i < count; ++i) {
+                        float& logit = logits[(h + j) * stride + t + i];
+                        logit = column == 0 ? sums[j][i] : logit + sums[j][i];
+                    }
+            }
+        }
+}
 
 }  // namespace steps
 SPARQ_NAMESPACE_END
