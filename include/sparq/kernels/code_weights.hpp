@@ -25,6 +25,7 @@
 #include <limits>
 
 #include "../code_labels.hpp"
+#include "../detail/gather.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -49,7 +50,7 @@ struct code_query {
 /// Terms of `count` channels: pairs for 2 bits, channels otherwise. Terms come in
 /// entries_at_once; the last ones may add nothing.
 template <unsigned Bits>
-constexpr std::size_t code_terms(std::size_t count) noexcept {
+SPARQ_PER_ISA constexpr std::size_t code_terms(std::size_t count) noexcept {
     const std::size_t terms = Bits == 2 ? (count + 1) / 2 : count;
     return (terms + entries_at_once - 1) / entries_at_once * entries_at_once;
 }

@@ -19,30 +19,11 @@
 #include <cstdint>
 
 #include "../config.hpp"
+#include "code_run.hpp"
 #include "sum_codes.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
-
-/// Most strips of a run, and room for its tables: about the half of an L1.
-inline constexpr std::size_t most_run_strips = 64;
-inline constexpr std::size_t run_table_bytes = 32768;
-
-/// How many strips may go together.
-template <unsigned Bits>
-SPARQ_PER_ISA constexpr std::size_t run_strips(std::size_t heads, std::size_t channels) noexcept {
-    const std::size_t terms = code_terms<Bits>(std::min(channels, most_code_channels));
-    const std::size_t bytes =
-        std::min(heads, most_code_heads) * terms * (Bits == 8 ? sizeof(std::int16_t) : 16);
-    return std::clamp<std::size_t>(run_table_bytes / bytes, 1, most_run_strips);
-}
-
-/// Consecutive strips of one slab: places [begin, end) of them are scanned.
-template <class Label>
-struct code_run {
-    const code_strip<Label>* strips;
-    std::size_t count, begin, end;
-};
 
 namespace detail {
 
@@ -185,7 +166,7 @@ class run_scan {
         };
         const auto terms_of = [&](std::size_t h) { return tables(s, h) + first_term_ * slot; };
         const auto finished = [&](std::size_t h, const sum_type* sums) {
-            finish<tokens>(sums, step_[s][h], bias_[s][h], logits + h * stride);
+            logits_of<Arch, tokens>(sums, step_[s][h], bias_[s][h], logits + h * stride);
         };
         if constexpr (bits == 8 || Bytes == 0)
             add_in_order<Bytes>(byte, sums_of, terms_of, finished);
@@ -269,18 +250,6 @@ class run_scan {
             else
                 std::memcpy(sums_of(h), sums, sizeof(sums));
         }
-    }
-
-    /// Logits of N tokens.
-    template <std::size_t N>
-    SPARQ_ALWAYS_INLINE void finish(const sum_type* sums, float step, float bias,
-                                    float* logits) const noexcept {
-        namespace simd = sparq::detail::simd;
-        using vec = simd::f32<Arch>;
-        const vec offset = simd::splat<Arch>(bias), factor = simd::splat<Arch>(step);
-        for (std::size_t t = 0; t < N; t += simd::lanes<Arch>)
-            simd::store<Arch>(logits + t,
-                              simd::multiply_add<Arch>(factor, simd::load<Arch>(sums + t), offset));
     }
 
     code_run<Label> run_;

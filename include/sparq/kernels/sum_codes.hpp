@@ -51,7 +51,7 @@ inline constexpr std::size_t code_register_bytes =
     sparq::detail::simd::is_plain<Arch> ? 0 : sparq::detail::native::look_up_bytes;
 
 /// Tokens that go together in registers of so many bytes.
-inline constexpr std::size_t tile_tokens(std::size_t register_bytes) noexcept {
+SPARQ_PER_ISA constexpr std::size_t tile_tokens(std::size_t register_bytes) noexcept {
     return std::max<std::size_t>(16, register_bytes) / 16 * code_block_tokens;
 }
 
