@@ -32,14 +32,14 @@ struct coded_rows {
     std::vector<std::uint8_t> codes;
     std::vector<const std::uint8_t*> rows;
     std::vector<std::int16_t> memory;
-    std::vector<kernels::code_weights> weights;
+    std::vector<kernels::code_row_weights> weights;
     std::vector<float> out, sums;
 
     coded_rows(std::size_t row_width, std::size_t heads)
         : width(row_width),
           group(heads),
           codes(row_count * row_bytes),
-          memory(heads * kernels::code_weight_count(row_width)),
+          memory(heads * kernels::code_row_weight_count(row_width)),
           weights(heads),
           out(heads * row_count),
           sums(heads * kernels::padded_code_width(row_width)) {
@@ -58,9 +58,9 @@ struct coded_rows {
     }
     void prepare() {
         for (std::size_t h = 0; h < group; ++h)
-            weights[h] = kernels::prepare_code_weights<arch>(
+            weights[h] = kernels::prepare_code_row_weights<arch>(
                 coefficients.data() + h * width, width,
-                memory.data() + h * kernels::code_weight_count(width));
+                memory.data() + h * kernels::code_row_weight_count(width));
     }
     void dot() {
         kernels::dot_code_rows<arch>(weights.data(), group, rows.data(), row_count, width,

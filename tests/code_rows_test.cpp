@@ -145,7 +145,7 @@ TEST_CASE("code rows: sizes", "[code_rows]") {
     for (size_t width : all_widths()) {
         CHECK(kernels::code_row_bytes(width) == row_bytes(width));
         CHECK(kernels::padded_code_width(width) == 2 * row_bytes(width));
-        CHECK(kernels::code_weight_count(width) >= kernels::padded_code_width(width));
+        CHECK(kernels::code_row_weight_count(width) >= kernels::padded_code_width(width));
     }
 }
 
@@ -227,12 +227,12 @@ namespace {
 /// Prepared coefficients, with a guard behind the memory.
 struct prepared {
     prepared(const std::vector<float>& coefficients)
-        : width(coefficients.size()), memory(kernels::code_weight_count(width) + 1, 0x5a5a) {
-        weights = kernels::prepare_code_weights<arch>(coefficients.data(), width, memory.data());
+        : width(coefficients.size()), memory(kernels::code_row_weight_count(width) + 1, 0x5a5a) {
+        weights = kernels::prepare_code_row_weights<arch>(coefficients.data(), width, memory.data());
     }
     size_t width;
     std::vector<std::int16_t> memory;
-    kernels::code_weights weights{};
+    kernels::code_row_weights weights{};
 };
 
 /// The integer weight of each column, found with rows that have one code of 1.
@@ -242,7 +242,7 @@ std::vector<std::int64_t> integers_of(const prepared& p) {
         std::vector<std::uint8_t> row(row_bytes(p.width), 0);
         row[c / 32 * 16 + c % 16] = c % 32 < 16 ? 1 : 16;
         const std::uint8_t* pointer = row.data();
-        const kernels::code_weights unscaled{p.weights.weights, 1.0f};
+        const kernels::code_row_weights unscaled{p.weights.weights, 1.0f};
         float out = 0;
         kernels::dot_code_rows<arch>(&unscaled, 1, &pointer, 1, p.width, &out, 1);
         found.push_back(std::llrint(double(out)));
@@ -256,7 +256,7 @@ void check_dot(size_t width, size_t heads, size_t n, std::uint64_t seed) {
     INFO("width " << width << ", heads " << heads << ", n " << n << ", seed " << seed);
     const row_set rows(n, width, seed);
     std::vector<prepared> heads_prepared;
-    std::vector<kernels::code_weights> weights;
+    std::vector<kernels::code_row_weights> weights;
     std::vector<std::vector<std::int64_t>> integers;
     for (size_t h = 0; h < heads; ++h)
         heads_prepared.emplace_back(test::normals(width, seed + 10 + h, 3.0f));
@@ -291,7 +291,7 @@ TEST_CASE("code weights are within half a scale of the coefficients", "[code_row
             double greatest = 0;
             for (float x : coefficients) greatest = std::max(greatest, std::abs(double(x)));
             const double scale = double(p.weights.scale);
-            const double wanted = std::max(greatest / kernels::greatest_code_weight(width),
+            const double wanted = std::max(greatest / kernels::greatest_code_row_weight(width),
                                            double(std::numeric_limits<float>::min()));
             CHECK(std::abs(scale - wanted) <= 2 * u * wanted);
             const auto integers = integers_of(p);
@@ -299,7 +299,7 @@ TEST_CASE("code weights are within half a scale of the coefficients", "[code_row
             for (size_t c = 0; c < width; ++c) {
                 const double off = double(coefficients[c]) - scale * double(integers[c]);
                 if (std::abs(off) > scale / 2 * (1 + 0x1p-7)) ++wrong;
-                if (std::abs(integers[c]) > kernels::greatest_code_weight(width)) ++wrong;
+                if (std::abs(integers[c]) > kernels::greatest_code_row_weight(width)) ++wrong;
             }
             CHECK(wrong == 0);
             CHECK(p.memory.back() == 0x5a5a);
@@ -344,7 +344,7 @@ TEST_CASE("dot products of the largest codes and weights do not overflow", "[cod
             INFO("width " << width);
             const double want = double(sign) * 15.0 * double(width);
             // Each weight within scale / 2 (that is 1 / (2 greatest)), two roundings of the sum.
-            const double error = 0.51 / kernels::greatest_code_weight(width) + 4 * u;
+            const double error = 0.51 / kernels::greatest_code_row_weight(width) + 4 * u;
             CHECK(std::abs(double(out) - want) <= error * std::abs(want));
         }
 }

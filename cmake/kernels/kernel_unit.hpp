@@ -24,6 +24,7 @@
 #include <sparq/detail/simd.hpp>
 #include <sparq/detail/sparq_tasks.hpp>
 #include <sparq/kernels/convert.hpp>
+#include <sparq/kernels/encode_codes.hpp>
 #include <sparq/kernels/transpose.hpp>
 
 SPARQ_NAMESPACE_BEGIN
@@ -81,29 +82,38 @@ struct tasks_in_state {
     static constexpr task_calls calls{prepare, chunk, finish};
 };
 
-template <class T>
-std::size_t make_dense(const attention_request<T, T>& request, std::byte* state) {
-    using tasks = dense_tasks<unit_arch, T, T>;
-    static_assert(sizeof(tasks) == sizeof(dense_tasks<arch::plain, T, T>));
+template <class T, class Label>
+std::size_t make_dense(const attention_request<T, Label>& request, std::byte* state) {
+    using tasks = dense_tasks<unit_arch, T, Label>;
+    static_assert(sizeof(tasks) == sizeof(dense_tasks<arch::plain, T, Label>));
     return (new (state) tasks(request))->scratch_bytes();
 }
 
-template <class T>
-std::size_t make_sparq(const attention_request<T, T>& request, const sparq_params& params,
+template <class T, class Label>
+std::size_t make_sparq(const attention_request<T, Label>& request, const sparq_params& params,
                        std::byte* state) {
-    using tasks = sparq_tasks<unit_arch, T, T>;
-    static_assert(sizeof(tasks) == sizeof(sparq_tasks<arch::plain, T, T>));
+    using tasks = sparq_tasks<unit_arch, T, Label>;
+    static_assert(sizeof(tasks) == sizeof(sparq_tasks<arch::plain, T, Label>));
     return (new (state) tasks(request, params))->scratch_bytes();
 }
 
+template <class T, class Label>
+constexpr step_calls<T, Label> steps_of{make_dense<T, Label>, make_sparq<T, Label>,
+                                        tasks_in_state<dense_tasks<unit_arch, T, Label>>::calls,
+                                        tasks_in_state<sparq_tasks<unit_arch, T, Label>>::calls};
+
+template <class T, class Label>
+constexpr code_calls<T, Label> codes_of{steps_of<T, Label>,
+                                        kernels::encode_rows<unit_arch, T, Label>};
+
 template <class T>
-constexpr kernel_calls<T> calls_of{make_dense<T>,
-                                   make_sparq<T>,
-                                   tasks_in_state<dense_tasks<unit_arch, T, T>>::calls,
-                                   tasks_in_state<sparq_tasks<unit_arch, T, T>>::calls,
+constexpr kernel_calls<T> calls_of{steps_of<T, T>,
                                    kernels::convert_row<unit_arch, float, T>,
                                    kernels::add_row<unit_arch, T>,
-                                   kernels::transpose_rows<unit_arch, T, T>};
+                                   kernels::transpose_rows<unit_arch, T, T>,
+                                   codes_of<T, int8_label>,
+                                   codes_of<T, int4_label>,
+                                   codes_of<T, int2_label>};
 
 }  // namespace
 

@@ -89,6 +89,10 @@ attention_plan<Arch, T, Label> make_sparq_plan(std::span<const float> q,
                                                const sparq_params& params, std::span<float> out,
                                                const call_options& options, plan_use use) {
     check_params(params, view.head_dim());
+    if constexpr (!coded_label<Label>)
+        if (params.components == component_ranking::magnitude_times_spread)
+            refuse("components", "magnitude_times_spread",
+                   "magnitude, unless labels are int8_label, int4_label or int2_label");
     // With k >= S, i2 is everything and alpha is 1.
     if (params.k >= view.seq_len() || view.seq_len() < params.dense_below)
         return make_dense_plan<Arch>(q, view, params.scale, out, options, use);

@@ -71,10 +71,11 @@ inline constexpr std::size_t largest_segment_tokens = 8192;
 
 /// Tokens of the segment that begins at `first_token` when there is to be room for
 /// `tokens` in all.
-SPARQ_PER_ISA constexpr std::size_t segment_length(std::size_t first_token,
-                                                   std::size_t tokens) noexcept {
+SPARQ_PER_ISA constexpr std::size_t segment_length(
+    std::size_t first_token, std::size_t tokens, std::size_t least = first_segment_tokens,
+    std::size_t most = largest_segment_tokens) noexcept {
     const std::size_t wanted = tokens > first_token ? std::bit_floor(tokens - first_token) : 0;
-    return std::clamp(std::max(first_token, wanted), first_segment_tokens, largest_segment_tokens);
+    return std::clamp(std::max(first_token, wanted), least, most);
 }
 
 /// Tokens between two stored prefix sums of the values: what a truncate may have to
@@ -91,6 +92,12 @@ inline constexpr std::size_t checkpoint_tokens = 256;
 inline constexpr std::size_t scan_block_tokens = 8192;
 inline constexpr std::size_t most_channels_at_once = 16;
 inline constexpr std::size_t channel_prefetch_bytes = 512;
+
+/// How far ahead of itself a scan of codes asks for a channel (512 and 256 bytes are alike,
+/// 1024 worse with 16 channels), and bytes of codes that it reads as one run, if there are so
+/// many: as for channel_prefetch_bytes, but in runs of 2, 4, 8 KB 0.6, 0.7, 0.9 (Zen 3).
+inline constexpr std::size_t code_prefetch_bytes = 512;
+inline constexpr std::size_t code_run_bytes = 8192;
 
 /// Tokens that get a maximum and a sum of exponentials of their own while the scan goes
 /// on, and how many maxima of them selection gets. The scan's next lines come meanwhile:

@@ -8,7 +8,8 @@
 //   sparq::sparq_attention<sparq::arch::dispatched>(q, cache, params, out);
 //
 // arch::dispatched goes where an Arch may be named in sparq_attention, dense_attention,
-// plan_sparq, plan_dense, kv_cache and key_labels, for equal element types T and Label.
+// plan_sparq, plan_dense, kv_cache and key_labels, for Label = T and for
+// labels of few bits.
 // The result has the bits of the same call compiled for the instruction set that runs.
 //
 // The choice is made by the first call and is the widest set that the processor and the
@@ -75,6 +76,27 @@ SPARQ_PER_ISA const kernel_calls<T>& calls_for(const kernel_table& kernels) noex
         return kernels.of_bfloat16;
 }
 
+/// The calls for labels of few bits.
+template <class T, class Label>
+SPARQ_PER_ISA const code_calls<T, Label>& codes_for(const kernel_table& kernels) noexcept {
+    if constexpr (std::same_as<Label, int8_label>)
+        return calls_for<T>(kernels).int8;
+    else if constexpr (std::same_as<Label, int4_label>)
+        return calls_for<T>(kernels).int4;
+    else
+        return calls_for<T>(kernels).int2;
+}
+
+template <class T, class Label>
+SPARQ_PER_ISA const step_calls<T, Label>& steps_for(const kernel_table& kernels) noexcept {
+    static_assert(std::same_as<T, Label> || coded_label<Label>,
+                  "arch::dispatched needs Label = T, or labels of few bits");
+    if constexpr (coded_label<Label>)
+        return codes_for<T, Label>(kernels).steps;
+    else
+        return calls_for<T>(kernels).steps;
+}
+
 /// Tasks whose phases run in a kernel unit. The caller's own, `outline`, check the sizes
 /// and fill in the report; their scratch is not used.
 template <class Outline>
@@ -113,16 +135,15 @@ class dispatched_tasks {
 template <class Caller, class T, class Label>
 class dense_tasks<arch::dispatched_from<Caller>, T, Label>
     : public dispatched_tasks<dense_tasks<Caller, T, Label>> {
-    static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
     using outline = dense_tasks<Caller, T, Label>;
     static_assert(sizeof(outline) == sizeof(dense_tasks<arch::plain, T, Label>));
 
    public:
     explicit dense_tasks(const attention_request<T, Label>& request)
-        : dense_tasks(request, calls_for<T>(choose_kernels())) {}
+        : dense_tasks(request, steps_for<T, Label>(choose_kernels())) {}
 
    private:
-    dense_tasks(const attention_request<T, Label>& request, const kernel_calls<T>& calls)
+    dense_tasks(const attention_request<T, Label>& request, const step_calls<T, Label>& calls)
         : dispatched_tasks<outline>(outline(request), calls.dense, [&](std::byte* state) {
               return calls.make_dense(request, state);
           }) {}
@@ -131,17 +152,16 @@ class dense_tasks<arch::dispatched_from<Caller>, T, Label>
 template <class Caller, class T, class Label>
 class sparq_tasks<arch::dispatched_from<Caller>, T, Label>
     : public dispatched_tasks<sparq_tasks<Caller, T, Label>> {
-    static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
     using outline = sparq_tasks<Caller, T, Label>;
     static_assert(sizeof(outline) == sizeof(sparq_tasks<arch::plain, T, Label>));
 
    public:
     sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params)
-        : sparq_tasks(request, params, calls_for<T>(choose_kernels())) {}
+        : sparq_tasks(request, params, steps_for<T, Label>(choose_kernels())) {}
 
    private:
     sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params,
-                const kernel_calls<T>& calls)
+                const step_calls<T, Label>& calls)
         : dispatched_tasks<outline>(outline(request, params), calls.sparq, [&](std::byte* state) {
               return calls.make_sparq(request, params, state);
           }) {}
@@ -167,6 +187,13 @@ struct row_kernels<arch::dispatched_from<Caller>> {
                           std::size_t width, Label* out, std::size_t out_stride) noexcept {
         static_assert(std::same_as<T, Label>, "arch::dispatched needs Label = T");
         calls_for<T>(chosen_kernels()).transpose(rows, row_stride, tokens, width, out, out_stride);
+    }
+    template <class T, class Label>
+    static void encode(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
+                       std::size_t skipped, Label* codes, std::size_t channel_stride,
+                       code_range* ranges) noexcept {
+        codes_for<T, Label>(chosen_kernels())
+            .encode(rows, row_stride, tokens, width, skipped, codes, channel_stride, ranges);
     }
 };
 

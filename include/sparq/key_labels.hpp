@@ -20,6 +20,7 @@
 #include "detail/isa_vector.hpp"
 #include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
+#include "detail/slab_labels.hpp"
 #include "strided_kv.hpp"
 #include "workspace.hpp"
 
@@ -61,8 +62,8 @@ class key_labels {
         size_ += n;
         for (std::size_t cell = before; cell < size_; ++cell) add_to_sums<Arch>(engine, cell);
         for (std::size_t g = 0; g < heads_kv_; ++g)
-            for (std::size_t cell = detail::labelled_tokens(g, heads_kv_, before);
-                 cell < detail::labelled_tokens(g, heads_kv_, size_); cell += strip_tokens)
+            for (std::size_t cell = detail::labelled_tokens<Label>(g, heads_kv_, before);
+                 cell < detail::labelled_tokens<Label>(g, heads_kv_, size_); cell += strip_tokens)
                 label_cells<Arch>(engine, g, cell, strip_tokens);
     }
 
@@ -74,7 +75,7 @@ class key_labels {
         if (cell >= size_) detail::refuse("cell", cell, detail::text("less than size() = ", size_));
         detail::row_kernels<Arch>::choose();
         for (std::size_t g = 0; g < heads_kv_; ++g)
-            if (cell < detail::labelled_tokens(g, heads_kv_, size_))
+            if (cell < detail::labelled_tokens<Label>(g, heads_kv_, size_))
                 label_cells<Arch>(engine, g, cell, 1);
         stale_[cell / sum_cells] = 1;
     }
@@ -238,7 +239,7 @@ class key_labels {
         const slab& part = slab_of(cells.begin);
         const std::size_t tokens = cells.end - cells.begin;
         for (std::size_t g = 0; g < heads_kv_; ++g) {
-            const std::size_t labelled = detail::labelled_tokens(g, heads_kv_, size_);
+            const std::size_t labelled = detail::labelled_tokens<Label>(g, heads_kv_, size_);
             segments.push_back(
                 {engine.key_row(cells.begin, g), engine.value_row(cells.begin, g),
                  channel(part, g, 0, cells.begin), engine.key_token_stride,

@@ -5,8 +5,9 @@
 // tokens come or are reserved together) hold for each KV head K and V
 // token by token, and K once more channel by channel (what the scan of SparQ reads).
 // Growing copies nothing; an append touches a row of K and V a head, and every
-// strip_tokens tokens transposes one strip a head. The heads take turns in that, so no
-// append does it for all of them. Tokens not yet transposed are scanned from their rows.
+// strip_tokens tokens transposes one strip a head (labels of few bits: code_labels.hpp). The heads
+// take turns in that, so no append does it for all of them. Tokens not yet transposed are scanned
+// from their rows.
 #pragma once
 
 #include <algorithm>
@@ -23,22 +24,24 @@
 #include "detail/isa_vector.hpp"
 #include "detail/row_kernels.hpp"
 #include "detail/segment_slab.hpp"
+#include "detail/slab_labels.hpp"
 #include "kv_view.hpp"
 #include "memory_policy.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 /// Memory: per token and KV head (d_h + value_dim) * sizeof(T) + d_h * sizeof(Label),
-/// and a few percent; beyond what was reserved the next segment is allocated when the
-/// last quarter of one begins. Results
+/// and a few percent (labels of few bits: d_h * bits / 8, and at most d_h / 16 for ranges); beyond
+/// what was reserved the next segment is allocated when the last quarter of one begins. Results
 /// depend on the tokens only: any way of cutting the appends, and a truncate with the same tokens
 /// appended again, give the same bits.
 ///
 /// One thread at a time may change a cache; any number may read it meanwhile unchanged.
 ///
 /// @tparam T      element type of keys and values: float, half or bfloat16
-/// @tparam Label  element type of the d_h-major copy of the keys
-template <cache_element T, cache_element Label = T>
+/// @tparam Label  what the d_h-major copy of the keys consists of: an element type, or
+///                int8_label, int4_label, int2_label (code_labels.hpp)
+template <cache_element T, label_element Label = T>
 class kv_cache {
    public:
     /// @throws std::invalid_argument for a zero or overflowing size
@@ -93,8 +96,10 @@ class kv_cache {
     void truncate(std::size_t n) {
         if (n > seq_len_) detail::refuse("n", n, detail::text("at most seq_len() = ", seq_len_));
         detail::row_kernels<Arch>::choose();
+        const std::size_t before = seq_len_;
         restore_sums<Arch>(n);
         seq_len_ = n;
+        if constexpr (coded_label<Label>) open_strips<Arch>(before);
         set_lengths(n);
     }
 
@@ -111,6 +116,18 @@ class kv_cache {
     SPARQ_PER_ISA void reserve(std::size_t n) {
         make_room(n);
         reserved_ = std::max(reserved_, n);
+    }
+
+    /// Segments that there is memory for, and the tokens that fit into one of them.
+    [[nodiscard]] std::size_t segments() const noexcept { return slabs_.size(); }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t segment_capacity(std::size_t s) const noexcept {
+        return slabs_[s].tokens();
+    }
+    /// Bytes of labels and ranges among the memory held.
+    [[nodiscard]] SPARQ_PER_ISA std::size_t label_bytes() const noexcept {
+        std::size_t bytes = 0;
+        for (const slab& part : slabs_) bytes += heads_kv_ * part.label_bytes();
+        return bytes;
     }
 
     /// What attention reads. Good until the cache is next changed.
@@ -140,8 +157,8 @@ class kv_cache {
             detail::refuse("number of tokens", n, "less than 2^32");
         detail::isa_vector<slab> added;
         for (std::size_t end = capacity(); end < n; end = added.back().end_token())
-            added.emplace_back(heads_kv_, head_dim_, value_dim_, end, segment_length(end, n),
-                               pages_);
+            added.emplace_back(heads_kv_, head_dim_, value_dim_, end,
+                               detail::labelled_segment_length<Label>(end, n), pages_);
         if (added.empty()) return;
         slabs_.reserve(std::max(slabs_.size() + added.size(), 2 * slabs_.size()));
         segments_.reserve(slabs_.capacity() * heads_kv_);
@@ -209,32 +226,48 @@ class kv_cache {
         }
     }
 
-    /// Transposes the strips of head g that have fallen due since there were `before` tokens.
+    /// Labels what has fallen due of head g since there were `before` tokens.
     template <class Arch>
     void label_strips(std::size_t g, std::size_t before) noexcept {
-        const std::size_t due = detail::labelled_tokens(g, heads_kv_, seq_len_);
-        for (std::size_t token = detail::labelled_tokens(g, heads_kv_, before); token < due;
-             token += strip_tokens) {
+        const std::size_t due = labelled(g, seq_len_);
+        for (std::size_t token = labelled(g, before); token < due;) {
             slab& part = slab_of(token);
-            const std::size_t t = token - part.first_token();
-            detail::row_kernels<Arch>::transpose(part.key_row(g, t), head_dim_, strip_tokens,
-                                                 head_dim_, part.channel(g, 0, t),
-                                                 part.channel_stride());
+            const std::size_t first = part.first_token();
+            token = first + detail::label_some<Arch>(part, g, token - first, due - token);
         }
+    }
+
+    /// After a truncate from `before` tokens: codes the last strip as if it had never
+    /// been whole.
+    template <class Arch>
+    void open_strips(std::size_t before) noexcept {
+        for (std::size_t g = 0; g < heads_kv_; ++g) {
+            const std::size_t left = labelled(g, seq_len_);
+            if (left == 0) continue;
+            slab& part = slab_of(left - 1);
+            const std::size_t first = part.first_token();
+            detail::open_strip<Arch>(part, g, labelled(g, before) - first, left - first);
+        }
+    }
+
+    [[nodiscard]] SPARQ_PER_ISA std::size_t labelled(std::size_t g, std::size_t n) const noexcept {
+        return detail::labelled_tokens<Label>(g, heads_kv_, n);
     }
 
     /// Brings the segment table up to date after a change of the tokens from `changed` on.
     SPARQ_PER_ISA void set_lengths(std::size_t changed) noexcept {
         for (std::size_t s = slabs_.size(); s-- != 0;) {
             const std::size_t first = slabs_[s].first_token(), room = slabs_[s].tokens();
-            if (first + room + 2 * strip_tokens <= changed) break;
+            if (first + room + 2 * detail::label_step<Label> <= changed) break;
             const auto within = [&](std::size_t n) {
                 return n <= first ? 0 : std::min(n - first, room);
             };
             for (std::size_t g = 0; g < heads_kv_; ++g) {
                 kv_segment<T, Label>& part = segments_[s * heads_kv_ + g];
                 part.tokens = within(seq_len_);
-                part.labelled = within(detail::labelled_tokens(g, heads_kv_, seq_len_));
+                part.labelled = within(labelled(g, seq_len_));
+                if constexpr (coded_label<Label>)
+                    part.closed = part.labelled / code_strip_tokens * code_strip_tokens;
             }
         }
     }

@@ -2,12 +2,14 @@
 // kv_view: what attention reads, in memory owned by anybody.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
 #include <string>
 
+#include "code_labels.hpp"
 #include "config.hpp"
 #include "detail/check.hpp"
 #include "scalar_types.hpp"
@@ -15,7 +17,7 @@
 SPARQ_NAMESPACE_BEGIN
 
 /// Consecutive tokens of one KV head. Strides in elements.
-template <cache_element T, cache_element Label = T>
+template <cache_element T, label_element Label = T>
 struct kv_segment {
     const T* keys = nullptr;        ///< [tokens, d_h], a token a row
     const T* values = nullptr;      ///< [tokens, value_dim], a token a row
@@ -27,13 +29,58 @@ struct kv_segment {
     std::size_t labelled = 0;
 };
 
-template <cache_element T, cache_element Label>
+/// The same with labels of few bits. Their units begin where the slab begins that the
+/// codes lie in, which may be before the segment's first token.
+template <cache_element T, coded_label Label>
+struct kv_segment<T, Label> {
+    const T* keys = nullptr;        ///< [tokens, d_h], a token a row
+    const T* values = nullptr;      ///< [tokens, value_dim], a token a row
+    const Label* keys_t = nullptr;  ///< codes of the slab, a channel a row; null when labelled = 0
+    std::size_t key_stride = 0, value_stride = 0;
+    std::size_t channel_stride = 0;  ///< bytes
+    std::size_t tokens = 0;
+    /// The first `labelled` tokens stand in keys_t too; the others are scanned from `keys`.
+    std::size_t labelled = 0;
+    /// [blocks of code_block_tokens of the slab, d_h]; a strip has its ranges in the row
+    /// of its first block.
+    const code_range* ranges = nullptr;
+    std::size_t offset = 0;  ///< place of the first token: how many the slab has before it
+    std::size_t closed = 0;  ///< places [0, closed) are in whole strips, others in blocks
+};
+
+/// The strip or block that holds a labelled token of the segment. Its first tokens may lie
+/// before the segment, its last ones behind it.
+template <cache_element T, coded_label Label>
+SPARQ_PER_ISA code_strip<Label> code_strip_of(const kv_segment<T, Label>& part, std::size_t token,
+                                              std::size_t head_dim) noexcept {
+    const std::size_t place = part.offset + token;
+    const std::size_t tokens = place < part.closed ? code_strip_tokens : code_block_tokens;
+    const std::size_t begin = place / tokens * tokens;
+    return {begin, tokens, part.keys_t + code_bytes<Label>(begin), part.channel_stride,
+            part.ranges + begin / code_block_tokens * head_dim};
+}
+
+/// Calls body(strip, first, n) for every strip or block of which tokens [begin, end) of the
+/// segment, all labelled, have a share, in order: tokens [first, first + n) of the strip.
+template <cache_element T, coded_label Label, class Body>
+SPARQ_PER_ISA void for_code_strips(const kv_segment<T, Label>& part, std::size_t begin,
+                                   std::size_t end, std::size_t head_dim, Body&& body) {
+    while (begin < end) {
+        const code_strip<Label> strip = code_strip_of(part, begin, head_dim);
+        const std::size_t first = part.offset + begin - strip.begin;
+        const std::size_t n = std::min(strip.tokens - first, end - begin);
+        body(strip, first, n);
+        begin += n;
+    }
+}
+
+template <cache_element T, label_element Label>
 class kv_cache;
 
 /// The key/value history of one layer and sequence: for each KV head a list of
 /// segments, oldest token first. A view owns nothing: segments, sums and what they
 /// point to outlive it. Views are cheap to copy; reading one from several threads is safe.
-template <cache_element T, cache_element Label = T>
+template <cache_element T, label_element Label = T>
 class kv_view {
    public:
     using element = T;
@@ -104,15 +151,29 @@ class kv_view {
             if (part.labelled > part.tokens)
                 detail::refuse("segment.labelled", part.labelled,
                                detail::text("at most its ", part.tokens, " tokens"));
-            if (part.labelled != 0 &&
-                (part.keys_t == nullptr || part.channel_stride < part.labelled))
-                detail::refuse("segment.channel_stride", part.channel_stride,
-                               "at least labelled, and keys_t not null");
+            check_labels(part);
             if (part.tokens > 1 && (part.key_stride < head_dim_ || part.value_stride < value_dim_))
                 detail::refuse("segment.key_stride or value_stride",
                                detail::text(part.key_stride, " or ", part.value_stride),
                                "at least head_dim and value_dim");
         }
+    }
+
+    SPARQ_PER_ISA static void check_labels(const kv_segment<T, Label>& part) {
+        if (part.labelled == 0) return;
+        std::size_t wanted = part.labelled;
+        if constexpr (coded_label<Label>) {
+            if (part.ranges == nullptr) detail::refuse("segment.ranges", "null", "ranges");
+            if (part.closed % code_strip_tokens != 0)
+                detail::refuse("segment.closed", part.closed,
+                               detail::text("a multiple of ", code_strip_tokens));
+            const std::size_t blocks =
+                (part.offset + part.labelled + code_block_tokens - 1) / code_block_tokens;
+            wanted = code_bytes<Label>(std::max(blocks * code_block_tokens, part.closed));
+        }
+        if (part.keys_t == nullptr || part.channel_stride < wanted)
+            detail::refuse("segment.channel_stride", part.channel_stride,
+                           detail::text("at least ", wanted, ", and keys_t not null"));
     }
 
     [[nodiscard]] SPARQ_PER_ISA std::size_t count_tokens() const {

@@ -21,6 +21,20 @@ enum class group_ranking {
     logit_sum,    ///< by the sum of their approximate logits (the authors' released code)
 };
 
+/// How the query components that are scanned are ranked.
+enum class component_ranking {
+    magnitude,               ///< by the sum over the group of |q| (Algorithm 1, line 2)
+    magnitude_times_spread,  ///< by that times the deviation of the channel's keys over the
+                             ///< tokens: what is alike for all of them ranks nothing. Needs
+                             ///< labels of few bits, whose ranges tell
+};
+
+/// What approximate logits are divided by.
+enum class temperature {
+    paper,  ///< tau = sqrt(d_h |q[i1]|_1 / |q|_1) (Algorithm 1, line 3)
+    none,   ///< what exact logits are divided by, 1 / scale
+};
+
 /// The parameters of one call. Cost in elements per KV head: S * r + 2 * k * d_h,
 /// where dense attention reads 2 * S * d_h. To read 1/c of the bytes take r = d_h / c
 /// and k = S / (2 c); the paper's quality figures have k >= 128 and local = k / 4.
@@ -39,6 +53,8 @@ struct sparq_params {
     /// the tokens are few. The report says so. Measured with half, d_h = 128, one thread:
     /// SparQ overtakes dense attention at 5 to 6 times k. 0: never, as in the paper.
     std::size_t dense_below = 0;
+    component_ranking components = component_ranking::magnitude;
+    temperature tau = temperature::paper;
 };
 
 SPARQ_NAMESPACE_END

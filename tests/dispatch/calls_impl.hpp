@@ -7,6 +7,7 @@
 #include <barrier>
 #include <span>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include <sparq/sparq.hpp>
@@ -22,9 +23,9 @@ std::span<const float> rows(const std::vector<float>& data, std::size_t width, s
 }
 
 /// A cache that was also truncated, and has tokens without labels.
-template <class Arch, class T>
-sparq::kv_cache<T> make_cache(const problem& p) {
-    sparq::kv_cache<T> cache(p.heads_kv, p.head_dim, p.value_dim);
+template <class Arch, class T, class Label = T>
+sparq::kv_cache<T, Label> make_cache(const problem& p) {
+    sparq::kv_cache<T, Label> cache(p.heads_kv, p.head_dim, p.value_dim);
     const auto append = [&](std::size_t begin, std::size_t end) {
         cache.template append<Arch>(rows(p.keys, p.heads_kv * p.head_dim, begin, end),
                                     rows(p.values, p.heads_kv * p.value_dim, begin, end));
@@ -53,8 +54,8 @@ struct recorder {
     }
 };
 
-template <class Arch, class T>
-result sparse(const problem& p, const sparq::kv_view<T>& view) {
+template <class Arch, class T, class Label>
+result sparse(const problem& p, const sparq::kv_view<T, Label>& view) {
     recorder to(p);
     sparq::sparq_attention<Arch>(p.q, view, params, to.out, {.report = &to.report});
     return to.take();
@@ -101,14 +102,25 @@ result labelled(const problem& p) {
     labels.template rewrite<Arch>(engine, 3);
     const std::vector<sparq::token_range> visible{{0, p.seq_len / 3}, {p.seq_len / 2, p.seq_len}};
     sparq::kv_view_storage<T> storage;
-    return sparse<Arch, T>(p, labels.template view<Arch>(engine, visible, storage));
+    return sparse<Arch>(p, labels.template view<Arch>(engine, visible, storage));
+}
+
+/// Each element type with one kind of codes.
+template <class T>
+using codes_beside = std::conditional_t<
+    std::is_same_v<T, float>, sparq::int8_label,
+    std::conditional_t<std::is_same_v<T, sparq::half>, sparq::int2_label, sparq::int4_label>>;
+
+template <class Arch, class T>
+result coded(const problem& p) {
+    return sparse<Arch>(p, make_cache<Arch, T, codes_beside<T>>(p).view());
 }
 
 template <class Arch, class T>
 std::vector<result> attend_as(const problem& p) {
     const sparq::kv_cache<T> cache = make_cache<Arch, T>(p);
-    return {sparse<Arch, T>(p, cache.view()), dense<Arch, T>(p, cache.view()),
-            planned<Arch, T>(p, cache.view()), labelled<Arch, T>(p)};
+    return {sparse<Arch>(p, cache.view()), dense<Arch, T>(p, cache.view()),
+            planned<Arch, T>(p, cache.view()), labelled<Arch, T>(p), coded<Arch, T>(p)};
 }
 
 template <class Arch>

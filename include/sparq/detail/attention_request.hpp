@@ -106,6 +106,9 @@ SPARQ_PER_ISA inline void check_params(const sparq_params& params, std::size_t h
     enumerator("tail", static_cast<int>(params.tail), static_cast<int>(tail_estimate::mean_value));
     enumerator("ranking", static_cast<int>(params.ranking),
                static_cast<int>(group_ranking::logit_sum));
+    enumerator("components", static_cast<int>(params.components),
+               static_cast<int>(component_ranking::magnitude_times_spread));
+    enumerator("tau", static_cast<int>(params.tau), static_cast<int>(temperature::none));
 }
 
 /// Sizes a report before the work; tasks then fill in their heads.

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../params.hpp"
 #include "../scalar_types.hpp"
@@ -37,19 +38,35 @@ struct task_calls {
     void (*finish)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
 };
 
-template <class T>
-struct kernel_calls {
+template <class T, class Label>
+struct step_calls {
     /// Make tasks in `state`, as large as the tasks of any instruction set; they return
     /// scratch_bytes(), which depends on the width of the vectors.
-    std::size_t (*make_dense)(const attention_request<T, T>& request, std::byte* state);
-    std::size_t (*make_sparq)(const attention_request<T, T>& request, const sparq_params& params,
-                              std::byte* state);
+    std::size_t (*make_dense)(const attention_request<T, Label>& request, std::byte* state);
+    std::size_t (*make_sparq)(const attention_request<T, Label>& request,
+                              const sparq_params& params, std::byte* state);
     task_calls dense, sparq;
+};
 
+/// With labels of few bits.
+template <class T, class Label>
+struct code_calls {
+    step_calls<T, Label> steps;
+    void (*encode)(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
+                   std::size_t skipped, Label* codes, std::size_t channel_stride,
+                   code_range* ranges) noexcept;
+};
+
+template <class T>
+struct kernel_calls {
+    step_calls<T, T> steps;
     void (*convert)(const float* from, std::size_t n, T* to) noexcept;
     void (*add)(const T* row, std::size_t n, double* sums) noexcept;
     void (*transpose)(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
                       T* out, std::size_t out_stride) noexcept;
+    code_calls<T, int8_label> int8;
+    code_calls<T, int4_label> int4;
+    code_calls<T, int2_label> int2;
 };
 
 struct kernel_table {

@@ -15,6 +15,7 @@ SPARQ_NAMESPACE_BEGIN
 namespace detail::native {
 
 void narrow(nowhere);
+void gather_halves(nowhere);
 void exponential(nowhere);
 
 #if defined(SPARQ_HAS_X86)
@@ -62,6 +63,13 @@ SPARQ_ALWAYS_INLINE __m128 widen(const bfloat16* p, __m128) noexcept {
     const __m128i words = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), words));
 }
+SPARQ_ALWAYS_INLINE __m128 widen(const std::uint16_t* p, __m128) noexcept {
+    const __m128i words = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, _mm_setzero_si128()));
+}
+SPARQ_ALWAYS_INLINE __m128 widen(const std::int32_t* p, __m128) noexcept {
+    return _mm_cvtepi32_ps(load_words(p));
+}
 
 SPARQ_ALWAYS_INLINE __m128 add(__m128 a, __m128 b) noexcept { return _mm_add_ps(a, b); }
 SPARQ_ALWAYS_INLINE __m128 maximum(__m128 a, __m128 b) noexcept { return _mm_max_ps(a, b); }
@@ -104,6 +112,21 @@ SPARQ_ALWAYS_INLINE void narrow(half* p, __m256 x) noexcept {
 #if defined(__AVX2__)
 SPARQ_ALWAYS_INLINE __m256 widen(const bfloat16* p, __m256) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_words(p)), 16));
+}
+SPARQ_ALWAYS_INLINE __m256 widen(const std::uint16_t* p, __m256) noexcept {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_words(p)));
+}
+#endif
+#if defined(__AVX2__) && defined(__F16C__)
+SPARQ_ALWAYS_INLINE void gather_halves(const void* pairs, const std::uint32_t* index, __m256& first,
+                                       __m256& second) noexcept {
+    const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+    const __m256i both = _mm256_i32gather_epi32(static_cast<const int*>(pairs), at, 4);
+    const __m256i split = _mm256_packus_epi32(_mm256_and_si256(both, _mm256_set1_epi32(0xffff)),
+                                              _mm256_srli_epi32(both, 16));
+    const __m256i sorted = _mm256_permute4x64_epi64(split, 0xd8);
+    first = _mm256_cvtph_ps(_mm256_castsi256_si128(sorted));
+    second = _mm256_cvtph_ps(_mm256_extracti128_si256(sorted, 1));
 }
 #endif
 SPARQ_ALWAYS_INLINE __m256 maximum(__m256 a, __m256 b) noexcept { return _mm256_max_ps(a, b); }
@@ -191,6 +214,13 @@ SPARQ_ALWAYS_INLINE __m512 widen(const bfloat16* p, __m512) noexcept {
     const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_lanes, words);
     return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, wide, 16));
 }
+SPARQ_ALWAYS_INLINE __m512 widen(const std::uint16_t* p, __m512) noexcept {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_maskz_cvtepi32_ps(all_lanes, _mm512_maskz_cvtepu16_epi32(all_lanes, words));
+}
+SPARQ_ALWAYS_INLINE __m512 widen(const std::int32_t* p, __m512) noexcept {
+    return _mm512_maskz_cvtepi32_ps(all_lanes, _mm512_loadu_si512(p));
+}
 SPARQ_ALWAYS_INLINE __m512 add(__m512 a, __m512 b) noexcept { return _mm512_add_ps(a, b); }
 
 /// Halves, then quarters are taken together (two registers at a time), then
@@ -230,6 +260,12 @@ SPARQ_ALWAYS_INLINE void narrow(half* p, float32x4_t x) noexcept {
 SPARQ_ALWAYS_INLINE float32x4_t widen(const bfloat16* p, float32x4_t) noexcept {
     const uint16x4_t words = vld1_u16(reinterpret_cast<const std::uint16_t*>(p));
     return vreinterpretq_f32_u32(vshll_n_u16(words, 16));
+}
+SPARQ_ALWAYS_INLINE float32x4_t widen(const std::uint16_t* p, float32x4_t) noexcept {
+    return vcvtq_f32_u32(vmovl_u16(vld1_u16(p)));
+}
+SPARQ_ALWAYS_INLINE float32x4_t widen(const std::int32_t* p, float32x4_t) noexcept {
+    return vcvtq_f32_s32(vld1q_s32(p));
 }
 SPARQ_ALWAYS_INLINE float32x4_t add(float32x4_t a, float32x4_t b) noexcept {
     return vaddq_f32(a, b);

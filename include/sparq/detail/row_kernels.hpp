@@ -6,6 +6,7 @@
 
 #include "../config.hpp"
 #include "../kernels/convert.hpp"
+#include "../kernels/encode_codes.hpp"
 #include "../kernels/transpose.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -28,6 +29,13 @@ struct row_kernels {
     static void transpose(const T* rows, std::size_t row_stride, std::size_t tokens,
                           std::size_t width, Label* out, std::size_t out_stride) noexcept {
         kernels::transpose_rows<Arch>(rows, row_stride, tokens, width, out, out_stride);
+    }
+    template <class T, class Label>
+    static void encode(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
+                       std::size_t skipped, Label* codes, std::size_t channel_stride,
+                       code_range* ranges) noexcept {
+        kernels::encode_rows<Arch>(rows, row_stride, tokens, width, skipped, codes, channel_stride,
+                                   ranges);
     }
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // segment_slab: the memory of one segment of a cache, all KV heads together.
 //
-// Per head keys [n, d_h], values [n, d_v], keys_t [d_h, n + pad]; behind the heads the
-// checkpoints, [n / checkpoint_tokens, heads, d_v]. The pad (two cache lines) keeps the
+// Per head keys [n, d_h], values [n, d_v], keys_t [d_h, n + pad], and for labels of few
+// bits their ranges [n / code_block_tokens, d_h]; behind the heads the checkpoints,
+// [n / checkpoint_tokens, heads, d_v]. The pad (two cache lines) keeps the
 // channels, a power of two apart otherwise, out of the same cache sets. Heads, and V
 // against K, begin at different places of a page, so that their rows come to a new page
 // (a fault of microseconds) one after the other and not in the same append.
@@ -10,6 +11,7 @@
 
 #include <cstddef>
 
+#include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../kv_view.hpp"
 #include "../memory_policy.hpp"
@@ -22,16 +24,8 @@ namespace detail {
 /// Refuses rows of all heads so wide that a segment's size would overflow.
 SPARQ_PER_ISA inline void check_row_bytes(const char* argument, std::size_t heads_kv,
                                           std::size_t width) {
-    constexpr std::size_t bytes_per_element = 64 * largest_segment_tokens;
+    constexpr std::size_t bytes_per_element = 256 * largest_segment_tokens;  // codes: longer
     checked_product(argument, bytes_per_element, checked_product(argument, heads_kv, width));
-}
-
-/// Tokens of head g whose strips have been transposed when there are n in all. The heads
-/// lag behind by different amounts, so that their strips fall due in turn.
-SPARQ_PER_ISA inline std::size_t labelled_tokens(std::size_t g, std::size_t heads_kv,
-                                                 std::size_t n) noexcept {
-    const std::size_t lag = g * strip_tokens / heads_kv;
-    return n <= lag ? 0 : (n - lag) / strip_tokens * strip_tokens;
 }
 
 template <class T, class Label>
@@ -48,13 +42,16 @@ class segment_slab {
           value_dim_(value_dim),
           key_bytes_(part_bytes(tokens, head_dim, sizeof(T))),
           value_bytes_(part_bytes(tokens, value_dim, sizeof(T))),
-          label_bytes_(part_bytes(channel_stride(), head_dim, sizeof(Label))),
+          label_bytes_(part_bytes(channel_stride(), head_dim, sizeof(Label)) + range_bytes()),
           policy_(policy),
           memory_(allocate_aligned(total_bytes(), policy)) {}
 
     [[nodiscard]] std::size_t first_token() const noexcept { return first_token_; }
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
+    [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
     [[nodiscard]] std::size_t end_token() const noexcept { return first_token_ + tokens_; }
+    /// Of one head: labels, and ranges where they are codes.
+    [[nodiscard]] std::size_t label_bytes() const noexcept { return label_bytes_; }
 
     /// Rows and channels by the token's index within the segment.
     [[nodiscard]] SPARQ_PER_ISA T* key_row(std::size_t g, std::size_t t) noexcept {
@@ -65,10 +62,26 @@ class segment_slab {
     }
     [[nodiscard]] SPARQ_PER_ISA Label* channel(std::size_t g, std::size_t c,
                                                std::size_t t) noexcept {
-        return reinterpret_cast<Label*>(head(g) + labels_at()) + c * channel_stride() + t;
+        Label* labels = reinterpret_cast<Label*>(head(g) + labels_at()) + c * channel_stride();
+        if constexpr (coded_label<Label>)
+            return labels + code_bytes<Label>(t);
+        else
+            return labels + t;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
-        return tokens_ + 2 * cache_line_bytes / sizeof(Label);
+        constexpr std::size_t pad = 2 * cache_line_bytes / sizeof(Label);
+        if constexpr (coded_label<Label>)
+            return code_bytes<Label>(tokens_) + pad;
+        else
+            return tokens_ + pad;
+    }
+
+    /// The ranges of the block that begins at token t: [d_h].
+    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) noexcept
+        requires coded_label<Label>
+    {
+        std::byte* first = head(g) + labels_at() + label_bytes_ - range_bytes();
+        return reinterpret_cast<code_range*>(first) + t / code_block_tokens * head_dim_;
     }
 
     /// The sums of V over all tokens of the sequence before token t of the segment, a
@@ -79,8 +92,15 @@ class segment_slab {
     }
 
     [[nodiscard]] SPARQ_PER_ISA kv_segment<T, Label> segment(std::size_t g) noexcept {
-        return {key_row(g, 0), value_row(g, 0), channel(g, 0, 0),
-                head_dim_,     value_dim_,      channel_stride()};
+        kv_segment<T, Label> part;
+        part.keys = key_row(g, 0);
+        part.values = value_row(g, 0);
+        part.keys_t = channel(g, 0, 0);
+        part.key_stride = head_dim_;
+        part.value_stride = value_dim_;
+        part.channel_stride = channel_stride();
+        if constexpr (coded_label<Label>) part.ranges = ranges(g, 0);
+        return part;
     }
 
     /// Touches the pages of keys_t, or all where they are huge, up to the given share of
@@ -103,6 +123,12 @@ class segment_slab {
         const std::size_t bytes =
             checked_product("head_dim", checked_product("head_dim", rows, width), element);
         return (bytes + page_bytes - 1) / page_bytes * page_bytes;
+    }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t range_bytes() const {
+        if constexpr (coded_label<Label>)
+            return part_bytes(tokens_ / code_block_tokens, head_dim_, sizeof(code_range));
+        else
+            return 0;
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t total_bytes() const {
         const std::size_t heads = checked_product("heads_kv", heads_kv_, head_bytes());

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #include "../config.hpp"
@@ -36,6 +37,10 @@ struct plain_batch {
     }
     friend plain_batch operator*(plain_batch a, const plain_batch& b) noexcept {
         for (std::size_t i = 0; i < size; ++i) a.lane[i] *= b.lane[i];
+        return a;
+    }
+    friend plain_batch operator/(plain_batch a, const plain_batch& b) noexcept {
+        for (std::size_t i = 0; i < size; ++i) a.lane[i] /= b.lane[i];
         return a;
     }
 };
@@ -101,8 +106,9 @@ SPARQ_ALWAYS_INLINE f32<Arch> load_once(const float* p) noexcept {
     return x;
 }
 
-/// Lanes of a two-byte type, widened (exact).
-template <class Arch, two_byte T>
+/// Lanes of a two-byte type, widened (exact), or of integers.
+template <class Arch, class T>
+    requires(two_byte<T> || std::same_as<T, std::uint16_t> || std::same_as<T, std::int32_t>)
 SPARQ_ALWAYS_INLINE f32<Arch> load(const T* p) noexcept {
     if constexpr (is_plain<Arch>)
         return {{float(p[0]), float(p[1]), float(p[2]), float(p[3])}};

@@ -8,6 +8,7 @@
 
 #include "../steps/approximate_scores.hpp"
 #include "../steps/attend_selected.hpp"
+#include "../steps/channel_spread.hpp"
 #include "../steps/query_components.hpp"
 #include "../steps/scanned_tokens.hpp"
 #include "../steps/tail_estimate.hpp"
@@ -18,13 +19,16 @@ namespace detail {
 
 template <class Arch, class T, class Label>
 class sparq_tasks {
+    /// Tokens of a chunk.
+    static constexpr std::size_t task_tokens = std::max(chunk_tokens, steps::scan_tokens<Label>);
+
    public:
     /// @param params  checked, with k < seq_len
     sparq_tasks(const attention_request<T, Label>& request, const sparq_params& params)
         : request_(request),
           params_(params),
           tokens_(request.view.seq_len()),
-          chunks_((tokens_ + chunk_tokens - 1) / chunk_tokens),
+          chunks_((tokens_ + task_tokens - 1) / task_tokens),
           mean_tail_(steps::uses_mean_value(params.tail, request.group)),
           weights_wanted_(request.group > 1 && params.ranking != group_ranking::logit_sum) {
         lay_out();
@@ -46,12 +50,19 @@ class sparq_tasks {
     void prepare(std::size_t g, std::byte* scratch) const noexcept {
         const steps::query_group q = request_.queries(g);
         auto* components = at<std::uint32_t>(scratch, components_);
-        steps::choose_components<Arch>(q, params_.r, at<float>(scratch, component_scratch_),
-                                       components);
+        auto* component_scratch = at<float>(scratch, component_scratch_);
+        if (params_.components == component_ranking::magnitude)
+            steps::choose_components<Arch>(q, params_.r, component_scratch, components);
+        else if constexpr (coded_label<Label>)
+            steps::choose_by_spread<Arch>(request_.view, g, q, params_.r, component_scratch,
+                                          components);
         float* weights = at<float>(scratch, scan_weights_);
         for (std::size_t h = 0; h < request_.group; ++h) {
-            const float inverse_tau = steps::inverse_temperature<Arch>(
-                q.head(h), q.head_dim, components, params_.r, request_.scale);
+            const float inverse_tau =
+                params_.tau == temperature::none
+                    ? request_.scale
+                    : steps::inverse_temperature<Arch>(q.head(h), q.head_dim, components, params_.r,
+                                                       request_.scale);
             for (std::size_t i = 0; i < params_.r; ++i)
                 weights[h * params_.r + i] = q.head(h)[components[i]] * inverse_tau;
         }
@@ -86,11 +97,11 @@ class sparq_tasks {
 
    private:
     void scan(std::size_t g, std::byte* scratch, std::size_t c, bool as_weights) const noexcept {
-        const std::size_t begin = c * chunk_tokens;
+        const std::size_t begin = c * task_tokens;
         steps::scan_chunk<Arch>(request_.view, g,
                                 {at<float>(scratch, scan_weights_), request_.group, params_.r,
                                  at<std::uint32_t>(scratch, components_)},
-                                begin, std::min(tokens_, begin + chunk_tokens),
+                                begin, std::min(tokens_, begin + task_tokens),
                                 scanned(scratch, as_weights).scan);
     }
 

@@ -76,7 +76,7 @@ SPARQ_ALWAYS_INLINE void add_block_products(const std::array<const std::int16_t*
 
 /// `Heads` x `Rows` dot products, out[h * Rows + j].
 template <class Arch, std::size_t Heads, std::size_t Rows>
-SPARQ_ALWAYS_INLINE void dot_code_tile(const code_weights* weights,
+SPARQ_ALWAYS_INLINE void dot_code_tile(const code_row_weights* weights,
                                        const std::array<const std::uint8_t*, Rows>& row,
                                        std::size_t bytes, float (&out)[Heads * Rows]) noexcept {
     static_assert(Heads * Rows % 4 == 0);
@@ -106,7 +106,7 @@ SPARQ_ALWAYS_INLINE void dot_code_tile(const code_weights* weights,
 }
 
 template <class Arch, std::size_t Heads>
-void dot_code_rows_of_heads(const code_weights* weights, const std::uint8_t* const* rows,
+void dot_code_rows_of_heads(const code_row_weights* weights, const std::uint8_t* const* rows,
                             std::size_t n, std::size_t width, float* out,
                             std::size_t out_stride) noexcept {
     constexpr std::size_t tile = code_rows_at_once<Arch, Heads>;
@@ -202,7 +202,7 @@ void accumulate_code_block(const float* weights, std::size_t weights_stride,
 /// @param rows     [n] pointers to code rows; not a byte behind code_row_bytes(width) is read
 /// @param out      [heads, n], out_stride >= n; overlaps nothing
 template <class Arch>
-void dot_code_rows(const code_weights* weights, std::size_t heads, const std::uint8_t* const* rows,
+void dot_code_rows(const code_row_weights* weights, std::size_t heads, const std::uint8_t* const* rows,
                    std::size_t n, std::size_t width, float* out, std::size_t out_stride) noexcept {
     detail::for_code_head_tiles(heads, [&](auto count, std::size_t first) {
         detail::dot_code_rows_of_heads<Arch, count()>(weights + first, rows, n, width,

@@ -42,19 +42,19 @@ SPARQ_PER_ISA constexpr std::size_t code_row_bytes(std::size_t width) noexcept {
 }
 
 /// Coefficients of a dot product with code rows: coefficient[c] ~ scale * an integer.
-struct code_weights {
-    const std::int16_t* weights;  ///< [code_weight_count(width)], in an order of the Arch's own
+struct code_row_weights {
+    const std::int16_t* weights;  ///< [code_row_weight_count(width)], in an order of the Arch's own
     float scale;
 };
 
-/// Elements of the memory behind a code_weights, the same for every Arch.
-SPARQ_PER_ISA constexpr std::size_t code_weight_count(std::size_t width) noexcept {
+/// Elements of the memory behind a code_row_weights, the same for every Arch.
+SPARQ_PER_ISA constexpr std::size_t code_row_weight_count(std::size_t width) noexcept {
     return (width + 127) / 128 * 128;
 }
 
 /// The greatest magnitude of an integer weight: 16 bits, fewer where 15 * weight * width would
 /// not fit into the 32 bits of a sum (width > 4369).
-SPARQ_PER_ISA constexpr std::int32_t greatest_code_weight(std::size_t width) noexcept {
+SPARQ_PER_ISA constexpr std::int32_t greatest_code_row_weight(std::size_t width) noexcept {
     const std::size_t fits = std::size_t{0x7fffffff} / 15 / (width == 0 ? 1 : width);
     return static_cast<std::int32_t>(fits < 32767 ? fits : 32767);
 }
@@ -114,7 +114,8 @@ struct rounded_range {
 
 /// The range of the row's elements; a NaN or an infinity among them makes the minimum NaN.
 template <class Arch, class Row>
-SPARQ_ALWAYS_INLINE rounded_range find_range(const Row& row, std::size_t width) noexcept {
+SPARQ_ALWAYS_INLINE rounded_range find_range(const Row& row, std::size_t width,
+                                             float dither) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t lanes = simd::lanes<Arch>;
     const vec zero = simd::splat<Arch>(0.0f);
@@ -134,9 +135,11 @@ SPARQ_ALWAYS_INLINE rounded_range find_range(const Row& row, std::size_t width) 
     const vec negated = zero - lowest;
     simd::greatest_lanes_of_four<Arch>({greatest, negated, greatest, negated}, ends);
     simd::sum_lanes_of_four<Arch>({poison, poison, poison, poison}, poisoned);
-    const rounded_float minimum = round_to_half<Arch>(poisoned[0] - ends[1]);
+    const bool shifted = dither >= 0.0f;
+    const float below = shifted ? dither * (ends[0] + ends[1]) / 14.0f : 0.0f;
+    const rounded_float minimum = round_to_half<Arch>(poisoned[0] - ends[1] - below);
     // From the rounded minimum, so that the top is where it should be.
-    const float step = (ends[0] - minimum.wide) / 15.0f;
+    const float step = (ends[0] - minimum.wide) / (shifted ? 14.0f + dither : 15.0f);
     return {minimum, round_to_half<Arch>(step > 0.0f ? step : 0.0f)};
 }
 
@@ -222,11 +225,14 @@ SPARQ_ALWAYS_INLINE void write_unit_weights(const float* coefficients,
 /// @param row             [width] floats, halves or bfloat16s, read twice
 /// @param mean            [width], with inverse_spread (finite both), or both null: z = row
 /// @param codes           [code_row_bytes(width)], overwritten; overlaps nothing
+/// @param dither          in [0, 1): the grid begins so many steps below the minimum and has 14
+///                        steps for the row's span, so that rows of equal elements get different
+///                        rounding errors; negative: the 15 steps of the grid span the row
 template <class Arch, class T>
 row_range encode_row(const T* row, const float* mean, const float* inverse_spread,
-                     std::size_t width, std::uint8_t* codes) noexcept {
+                     std::size_t width, std::uint8_t* codes, float dither = -1.0f) noexcept {
     const auto encode = [&](const auto& scaled) {
-        const detail::rounded_range range = detail::find_range<Arch>(scaled, width);
+        const detail::rounded_range range = detail::find_range<Arch>(scaled, width, dither);
         detail::write_codes<Arch>(scaled, width, range, codes);
         return row_range{range.minimum.narrow, range.step.narrow};
     };
@@ -250,20 +256,20 @@ void decode_row(const std::uint8_t* codes, const row_range& range, std::size_t w
 }
 
 /// Prepares the coefficients of one head: integers w with |coefficient[c] - scale * w[c]| <=
-/// scale / 2 * (1 + 2^-7), scale = max |coefficient| / greatest_code_weight(width) (at least
+/// scale / 2 * (1 + 2^-7), scale = max |coefficient| / greatest_code_row_weight(width) (at least
 /// the smallest normal float). A coefficient that is not finite makes the scale NaN, and with
 /// it every dot product.
 ///
 /// @param coefficients  [width]
-/// @param memory        [code_weight_count(width)], overwritten; the result points there and
+/// @param memory        [code_row_weight_count(width)], overwritten; the result points there and
 ///                      is for dot_code_rows of the same Arch and width
 template <class Arch>
-code_weights prepare_code_weights(const float* coefficients, std::size_t width,
+code_row_weights prepare_code_row_weights(const float* coefficients, std::size_t width,
                                   std::int16_t* memory) noexcept {
     namespace simd = sparq::detail::simd;
     const float greatest = detail::greatest_magnitude<Arch>(coefficients, width);
     const bool finite = greatest <= std::numeric_limits<float>::max();
-    const float ratio = greatest / static_cast<float>(greatest_code_weight(width));
+    const float ratio = greatest / static_cast<float>(greatest_code_row_weight(width));
     const float least = std::numeric_limits<float>::min();
     const float scale = ratio > least ? ratio : least;
     const auto inverse = simd::splat<Arch>(finite ? 1.0f / scale : 0.0f);

@@ -4,8 +4,9 @@
 //   logits[h][t] = sum over c in i1 of (q[h][c] / tau[h]) * K[t, c]
 //   s-hat[h]     = softmax(logits[h]), kept as the logits and their log-sum-exp
 //
-// Traffic: r channel rows of S labels: S * r * sizeof(Label) bytes; tokens that are not
-// labelled yet (under 64 in a kv_cache) cost their whole K row. Writes 4 * S * G bytes
+// Traffic: r channel rows of S labels: S * r * sizeof(Label) bytes, S * r * bits / 8 and
+// some for ranges where labels are codes; tokens that are not labelled yet (under 64 in a
+// kv_cache, 128 with codes) cost their whole K row. Writes 4 * S * G bytes
 // of scratch that stays in a cache.
 // Numerics: float, i1 in ascending order, the same sum from either layout.
 #pragma once
@@ -20,6 +21,7 @@
 #include "../kernels/accumulate_channels.hpp"
 #include "../kernels/softmax.hpp"
 #include "../kernels/top_k.hpp"
+#include "coded_scores.hpp"
 #include "query_components.hpp"
 #include "token_cursor.hpp"
 
@@ -27,12 +29,22 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace steps {
 
+/// Tokens that are scanned as one task and one run.
+template <class Label>
+inline constexpr std::size_t scan_tokens = scan_block_tokens;
+template <coded_label Label>
+inline constexpr std::size_t scan_tokens<Label> = code_run_bytes * 8 / Label::bits;
+
 /// What the scan multiplies keys with: q[h][i1] / tau[h].
 struct scan_weights {
     const float* data;  ///< [heads, r]
     std::size_t heads, r;
     const std::uint32_t* components;  ///< [r]
 };
+
+SPARQ_PER_ISA inline kernels::code_query query_of(const scan_weights& weights) noexcept {
+    return {weights.data, weights.heads, weights.r, weights.components, weights.r};
+}
 
 /// Where a run of labels begins; no segment: nowhere.
 template <class T, class Label>
@@ -155,6 +167,19 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
     }
 }
 
+/// The same where labels are codes.
+template <class Arch, class T, class Label>
+void scan_coded_place(const label_place<T, Label>& here, std::size_t token, std::size_t n,
+                      const scan_weights& weights, const label_place<T, Label>& after,
+                      std::size_t head_dim, const scan_result& result,
+                      block_states<Arch>& states) noexcept {
+    code_strip<Label> next;
+    if (after.part != nullptr) next = code_strip_of(*after.part, after.offset, head_dim);
+    scan_coded<Arch>(*here.part, here.offset, n, head_dim, query_of(weights),
+                     after.part != nullptr ? &next : nullptr, result.scores + token, result.stride,
+                     [&](std::size_t done) { states.scanned_to(token + done); });
+}
+
 /// n tokens that have no labels: their chosen components are brought into channel
 /// order first, so that the sums are the same.
 template <class Arch, class T, class Label>
@@ -193,13 +218,22 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
         cursor.seek(t);
         const kv_segment<T, Label>& part = cursor.segment();
         const std::size_t offset = cursor.offset();
-        std::size_t n = std::min({cursor.left(), end - t, scan_block_tokens});
+        std::size_t n = std::min({cursor.left(), end - t, scan_tokens<Label>});
         if (offset < part.labelled) {
             n = std::min(n, part.labelled - offset);
-            scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights,
-                                place_of(view, cursor, t + n), result, states);
+            const label_place<T, Label> after = place_of(view, cursor, t + n);
+            if constexpr (coded_label<Label>)
+                scan_coded_place<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
+                                       view.head_dim(), result, states);
+            else
+                scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
+                                    result, states);
         } else {
-            scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
+            if constexpr (coded_label<Label>)
+                scan_uncoded<Arch>(part, offset, n, view.head_dim(), query_of(weights),
+                                   result.scores + t, result.stride);
+            else
+                scan_rows<Arch>(part, offset, n, weights, result.scores + t, result.stride);
             states.scanned_to(t + n);
         }
         t += n;
@@ -213,19 +247,6 @@ void merge_blocks(const scan_result& result, float* log_sum_exp) noexcept {
     for (std::size_t h = 0; h < result.heads; ++h)
         log_sum_exp[h] = kernels::log_sum_exp_of<Arch>(result.maximum + h * blocks,
                                                        result.sum + h * blocks, blocks);
-}
-
-/// Bytes of keys that the scan of all heads reads.
-template <class T, class Label>
-SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
-    std::size_t bytes = 0;
-    for (std::size_t s = 0; s < view.segments_per_head(); ++s)
-        for (std::size_t g = 0; g < view.heads_kv(); ++g) {
-            const auto& part = view.segment(s, g);
-            bytes += part.labelled * r * sizeof(Label) +
-                     (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
-        }
-    return bytes;
 }
 
 }  // namespace steps

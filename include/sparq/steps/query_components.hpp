@@ -40,9 +40,11 @@ SPARQ_PER_ISA constexpr std::size_t component_scratch_floats(std::size_t head_di
 /// A component that is NaN or infinite in one head counts as 0 for the group: that head
 /// becomes NaN in any case, and the others choose as they would without.
 /// @param indices  [d_h]: the r components first, ascending
+/// @param spread  [d_h], what a component's magnitude is multiplied by, or null; it may be
+///                the scratch's first d_h, which hold it no longer then
 template <class Arch>
-void choose_components(const query_group& q, std::size_t r, float* scratch,
-                       std::uint32_t* indices) noexcept {
+void choose_components(const query_group& q, std::size_t r, float* scratch, std::uint32_t* indices,
+                       const float* spread = nullptr) noexcept {
     float* magnitude = scratch;
     for (std::size_t c = 0; c < q.head_dim; ++c) {
         float sum = 0.0f;
@@ -50,7 +52,7 @@ void choose_components(const query_group& q, std::size_t r, float* scratch,
             const float x = std::fabs(q.head(h)[c]);
             if (x <= std::numeric_limits<float>::max()) sum += x;
         }
-        magnitude[c] = sum;
+        magnitude[c] = spread == nullptr ? sum : sum * spread[c];
     }
     kernels::top_k<Arch>(magnitude, q.head_dim, r, nullptr, scratch + q.head_dim, indices);
 }

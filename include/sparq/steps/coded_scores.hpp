@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// Step 1 of SparQ over labels of few bits: the strips of a segment, one after the other.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "../config.hpp"
+#include "../kernels/dot_rows.hpp"
+#include "../kernels/scan_codes.hpp"
+#include "../kv_view.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace steps {
+
+/// Logits of n coded tokens of a segment from `offset` on.
+/// @param after    the strip that is scanned after these, or null
+/// @param logits   [heads, n], stride >= n
+/// @param scanned  called as scanned(m): the first m of them are there
+template <class Arch, class T, class Label, class Scanned>
+void scan_coded(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
+                std::size_t head_dim, const kernels::code_query& query,
+                const code_strip<Label>* after, float* logits, std::size_t stride,
+                const Scanned& scanned) noexcept {
+    const std::size_t most = kernels::run_strips<Label::bits>(query.heads, query.count);
+    code_strip<Label> strips[kernels::most_run_strips];
+    for (std::size_t done = 0; done < n;) {
+        std::size_t count = 0, end = done;
+        for (; end < n && count < most; ++count) {
+            strips[count] = code_strip_of(part, offset + end, head_dim);
+            end = std::min(n, strips[count].begin + strips[count].tokens - part.offset - offset);
+        }
+        code_strip<Label> following;
+        if (end < n) following = code_strip_of(part, offset + end, head_dim);
+        const std::size_t first = part.offset + offset + done;
+        kernels::scan_codes<Arch>(
+            kernels::code_run<Label>{strips, count, first, first + (end - done)}, query,
+            end < n ? &following : after, logits + done, stride,
+            [&](std::size_t place) { scanned(done + (place - first)); });
+        done = end;
+    }
+}
+
+/// Bytes of codes and ranges that a scan of r channels reads of a segment.
+template <class T, class Label>
+SPARQ_PER_ISA std::size_t coded_bytes(const kv_segment<T, Label>& part, std::size_t r,
+                                      std::size_t head_dim) noexcept {
+    std::size_t bytes = 0;
+    for_code_strips(part, 0, part.labelled, head_dim,
+                    [&](const code_strip<Label>&, std::size_t, std::size_t n) {
+                        bytes += r * (sizeof(code_range) + (n * Label::bits + 7) / 8);
+                    });
+    return bytes;
+}
+
+/// Bytes of keys that the scan of all heads reads.
+template <class T, class Label>
+SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
+    std::size_t bytes = 0;
+    for (std::size_t s = 0; s < view.segments_per_head(); ++s)
+        for (std::size_t g = 0; g < view.heads_kv(); ++g) {
+            const auto& part = view.segment(s, g);
+            bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
+            if constexpr (coded_label<Label>)
+                bytes += coded_bytes(part, r, view.head_dim());
+            else
+                bytes += part.labelled * r * sizeof(Label);
+        }
+    return bytes;
+}
+
+/// Logits of n tokens of a segment that have no codes yet: dot products of their rows with
+/// queries that are 0 in the channels that are not scanned. (A key that is not finite
+/// there makes the logit NaN until the token is coded.)
+template <class Arch, class T, class Label>
+void scan_uncoded(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
+                  std::size_t head_dim, const kernels::code_query& query, float* logits,
+                  std::size_t stride) noexcept {
+    constexpr std::size_t most_columns = 256, most_heads = kernels::most_code_heads, most_rows = 64;
+    for (std::size_t h = 0; h < query.heads; h += most_heads)
+        for (std::size_t column = 0; column < head_dim; column += most_columns) {
+            const std::size_t heads = std::min(most_heads, query.heads - h);
+            const std::size_t width = std::min(most_columns, head_dim - column);
+            float dense[most_heads][most_columns] = {}, sums[most_heads][most_rows];
+            for (std::size_t i = 0; i < query.count; ++i)
+                if (query.components[i] - column < width)
+                    for (std::size_t j = 0; j < heads; ++j)
+                        dense[j][query.components[i] - column] =
+                            query.weights[(h + j) * query.weights_stride + i];
+            for (std::size_t t = 0; t < n; t += most_rows) {
+                const std::size_t count = std::min(most_rows, n - t);
+                const T* rows[most_rows];
+                for (std::size_t j = 0; j < count; ++j)
+                    rows[j] = part.keys + (offset + t + j) * part.key_stride + column;
+                kernels::dot_rows<Arch>(static_cast<const float*>(dense[0]), heads, most_columns,
+                                        static_cast<const T* const*>(rows), count, width,
+                                        static_cast<float*>(sums[0]), most_rows);
+                for (std::size_t j = 0; j < heads; ++j)
+                    for (std::size_t i = 0; i < count; ++i) {
+                        float& logit = logits[(h + j) * stride + t + i];
+                        logit = column == 0 ? sums[j][i] : logit + sums[j][i];
+                    }
+            }
+        }
+}
+
+}  // namespace steps
+SPARQ_NAMESPACE_END
