@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// code_row_book: the 4-bit rows of a cache and what is known of its heads, kept in step with
+// the rows and the labels.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "../code_labels.hpp"
+#include "../config.hpp"
+#include "../kernels/convert.hpp"
+#include "../kernels/softmax.hpp"
+#include "../memory_policy.hpp"
+#include "../tiered_view.hpp"
+#include "../workspace.hpp"
+#include "channel_sums.hpp"
+#include "check.hpp"
+#include "code_row_writer.hpp"
+#include "isa_vector.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class T>
+class code_row_book {
+   public:
+    using rows_view = kv_view<T, int2_label>;
+    using head = typename tiered_view<T>::head;
+
+    SPARQ_PER_ISA code_row_book(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
+                                memory_policy pages)
+        : heads_kv_(heads_kv),
+          head_dim_(head_dim),
+          pages_(pages),
+          writer_(head_dim, value_dim),
+          all_sums_(head_dim),
+          closed_sums_(heads_kv, channel_sums(head_dim)),
+          done_(heads_kv),
+          moments_(3 * heads_kv * head_dim),
+          value_(value_dim),
+          heads_(heads_kv) {
+        for (std::size_t g = 0; g < heads_kv; ++g) {
+            const float* m = moments_.data() + 3 * g * head_dim;
+            heads_[g].moments = {m, m + head_dim, m + 2 * head_dim};
+        }
+    }
+
+    [[nodiscard]] std::size_t segments() const noexcept { return slabs_.size(); }
+    [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+
+    /// Makes room for the code rows of one more segment.
+    /// @throws std::bad_alloc; all stays as it was
+    SPARQ_PER_ISA void add_segment(std::size_t tokens) {
+        const std::size_t head_bytes = checked_product("head_dim", tokens, writer_.layout().pitch);
+        const std::size_t all = checked_product("heads_kv", heads_kv_, head_bytes);
+        capacity_ += tokens;
+        try {
+            squares_.resize((capacity_ + block_tokens - 1) / block_tokens * heads_kv_);
+            table_.reserve(std::max(table_.size() + heads_kv_, 2 * table_.size()));
+            slabs_.push_back(allocate_aligned(all, pages_));
+        } catch (...) {
+            capacity_ -= tokens;
+            throw;
+        }
+        bytes_ += all;
+        auto* memory = reinterpret_cast<std::uint8_t*>(slabs_.back().get());
+        for (std::size_t g = 0; g < heads_kv_; ++g) table_.push_back(memory + g * head_bytes);
+    }
+
+    /// The rows' tokens from `before` on are new (none, after a truncate to `before`).
+    template <class Arch>
+    void follow(const rows_view& view, std::size_t before) noexcept {
+        for (std::size_t g = 0; g < heads_kv_; ++g) follow_head<Arch>(view, g, before);
+    }
+
+    /// Only the first n tokens of the rows are left, of more.
+    template <class Arch>
+    void truncate(const rows_view& view, std::size_t n) noexcept {
+        for (std::size_t g = 0; g < heads_kv_; ++g) {
+            heads_[g].value_squares = squares_[n / block_tokens * heads_kv_ + g];
+            const std::size_t begin = n / block_tokens * block_tokens;
+            for_tokens(view, g, begin, [&](std::size_t, const auto& part, std::size_t t, auto*) {
+                heads_[g].value_squares += square<Arch>(part.values + t * part.value_stride);
+            });
+            follow_head<Arch>(view, g, n);
+        }
+    }
+
+    SPARQ_PER_ISA void clear() noexcept {
+        for (std::size_t g = 0; g < heads_kv_; ++g) {
+            done_[g] = {};
+            closed_sums_[g].clear();
+            heads_[g].open_ranges = nullptr;
+            heads_[g].value_squares = 0.0;
+        }
+    }
+
+    [[nodiscard]] SPARQ_PER_ISA tiered_view<T> view(const rows_view& rows) const noexcept {
+        return {rows, std::span(table_).first(rows.segments_per_head() * heads_kv_), heads_};
+    }
+
+   private:
+    /// How many tokens of a head stand in labels, and how many of those in closed strips.
+    struct coded {
+        std::size_t labelled = 0, closed = 0;
+        friend bool operator==(const coded&, const coded&) = default;
+    };
+    static constexpr std::size_t block_tokens = 64;
+
+    template <class Arch>
+    double square(const T* row) noexcept {
+        kernels::convert_row<Arch>(row, value_.size(), value_.data());
+        return kernels::sum_of_products<Arch>(value_.data(), value_.data(), value_.size());
+    }
+
+    /// body(token, segment, its index there, its code row) for the tokens from `begin` on.
+    template <class Body>
+    void for_tokens(const rows_view& view, std::size_t g, std::size_t begin,
+                    const Body& body) const noexcept {
+        for (std::size_t s = 0, first = 0; s < view.segments_per_head(); ++s) {
+            const kv_segment<T, int2_label>& part = view.segment(s, g);
+            std::uint8_t* code_rows = table_[s * heads_kv_ + g];
+            for (std::size_t t = begin > first ? begin - first : 0; t < part.tokens; ++t)
+                body(first + t, part, t, code_rows + t * writer_.layout().pitch);
+            first += part.tokens;
+        }
+    }
+
+    template <class Arch>
+    void follow_head(const rows_view& view, std::size_t g, std::size_t before) noexcept {
+        coded now;
+        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
+            now.labelled += view.segment(s, g).labelled;
+            now.closed += view.segment(s, g).closed;
+        }
+        std::size_t changed = before;
+        if (now != done_[g]) {
+            update_moments(view, g, now.closed);
+            changed = std::min(before, now.closed != done_[g].closed
+                                           ? std::min(now.closed, done_[g].closed)
+                                           : std::min(now.labelled, done_[g].labelled));
+        }
+        done_[g] = now;
+        const code_range* in_use = nullptr;
+        for_tokens(
+            view, g, changed,
+            [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                const code_range* ranges = t < part.labelled
+                                               ? code_strip_of(part, t, head_dim_).ranges
+                                               : heads_[g].open_ranges;
+                if (ranges != nullptr && ranges != in_use) writer_.use(in_use = ranges);
+                if (ranges != nullptr)
+                    writer_.template write_key<Arch>(part.keys + t * part.key_stride, code_row);
+                if (token >= before)
+                    take_value<Arch>(g, token, part.values + t * part.value_stride, code_row);
+            });
+    }
+
+    template <class Arch>
+    void take_value(std::size_t g, std::size_t token, const T* row,
+                    std::uint8_t* code_row) noexcept {
+        if (token % block_tokens == 0)
+            squares_[token / block_tokens * heads_kv_ + g] = heads_[g].value_squares;
+        heads_[g].value_squares += square<Arch>(row);
+        writer_.template write_value<Arch>(row, token, code_row);
+    }
+
+    /// The moments over closed strips are added up as those close, the others each time.
+    SPARQ_PER_ISA void update_moments(const rows_view& view, std::size_t g,
+                                      std::size_t closed) noexcept {
+        std::size_t known = done_[g].closed;
+        if (closed < known) {
+            closed_sums_[g].clear();
+            known = 0;
+        }
+        heads_[g].open_ranges = nullptr;
+        bool is_open = false;
+        for (std::size_t s = 0, first = 0; s < view.segments_per_head(); ++s) {
+            const kv_segment<T, int2_label>& part = view.segment(s, g);
+            for (std::size_t t = 0; t < part.labelled;) {
+                const code_strip<int2_label> strip = code_strip_of(part, t, head_dim_);
+                heads_[g].open_ranges = strip.ranges;
+                if (first + t >= closed) {
+                    if (!is_open) all_sums_ = closed_sums_[g];
+                    is_open = true;
+                    all_sums_.add(strip.ranges, strip.tokens);
+                } else if (first + t >= known) {
+                    closed_sums_[g].add(strip.ranges, strip.tokens);
+                }
+                t += strip.tokens;
+            }
+            first += part.tokens;
+        }
+        (is_open ? all_sums_ : closed_sums_[g]).moments(moments_.data() + 3 * g * head_dim_);
+    }
+
+    std::size_t heads_kv_, head_dim_;
+    memory_policy pages_;
+    code_row_writer writer_;
+    channel_sums all_sums_;                 ///< scratch
+    isa_vector<channel_sums> closed_sums_;  ///< [heads_kv]
+    isa_vector<coded> done_;                ///< [heads_kv]
+    isa_vector<float> moments_;             ///< [heads_kv, 3, d_h]
+    isa_vector<float> value_;               ///< scratch
+    isa_vector<head> heads_;                ///< [heads_kv]
+    isa_vector<double> squares_;            ///< [blocks, heads_kv]: value_squares before each
+    isa_vector<aligned_bytes> slabs_;       ///< [segments]
+    isa_vector<std::uint8_t*> table_;       ///< [segments, heads_kv]
+    std::size_t capacity_ = 0, bytes_ = 0;
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

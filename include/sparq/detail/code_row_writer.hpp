@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// code_row_writer: makes the 4-bit rows of tokens from their rows of K and V.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "../code_labels.hpp"
+#include "../config.hpp"
+#include "../kernels/code_rows.hpp"
+#include "../kv_view.hpp"
+#include "channel_sums.hpp"
+#include "isa_vector.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+/// Parts of a code row, see tiered_view.
+struct code_row_layout {
+    std::size_t key_range, value_codes, value_range, pitch;
+
+    SPARQ_PER_ISA constexpr code_row_layout(std::size_t head_dim, std::size_t value_dim) noexcept
+        : key_range(kernels::code_row_bytes(head_dim)),
+          value_codes(key_range + sizeof(kernels::row_range)),
+          value_range(value_codes + kernels::code_row_bytes(value_dim)),
+          pitch(value_range + sizeof(kernels::row_range)) {}
+};
+
+class code_row_writer {
+   public:
+    SPARQ_PER_ISA code_row_writer(std::size_t head_dim, std::size_t value_dim)
+        : head_dim_(head_dim),
+          value_dim_(value_dim),
+          layout_(head_dim, value_dim),
+          normalisation_(2 * head_dim) {}
+
+    [[nodiscard]] const code_row_layout& layout() const noexcept { return layout_; }
+
+    /// K's codes of the rows that follow are relative to these ranges.
+    SPARQ_PER_ISA void use(const code_range* ranges) noexcept {
+        for (std::size_t c = 0; c < head_dim_; ++c) {
+            const auto spread = static_cast<float>(ranges[c].width);
+            normalisation_[c] = range_mean(ranges[c]);
+            normalisation_[head_dim_ + c] = spread > 0.0f ? 1.0f / spread : 0.0f;
+        }
+    }
+    template <class Arch, class T>
+    void write_key(const T* row, std::uint8_t* code_row) const noexcept {
+        put(code_row + layout_.key_range,
+            kernels::encode_row<Arch>(row, normalisation_.data(), normalisation_.data() + head_dim_,
+                                      head_dim_, code_row));
+    }
+    /// @param token  gives the grid its place: where a model writes the same row for every
+    ///               occurrence of a word, errors must not add up
+    template <class Arch, class T>
+    void write_value(const T* row, std::size_t token, std::uint8_t* code_row) const noexcept {
+        const std::uint32_t hash = (static_cast<std::uint32_t>(token) + 1) * 3242174889u;
+        const float dither = static_cast<float>(hash >> 8) * 0x1p-24f;
+        put(code_row + layout_.value_range,
+            kernels::encode_row<Arch>(row, static_cast<const float*>(nullptr),
+                                      static_cast<const float*>(nullptr), value_dim_,
+                                      code_row + layout_.value_codes, dither));
+    }
+
+   private:
+    SPARQ_PER_ISA static void put(std::uint8_t* place, const kernels::row_range& range) noexcept {
+        std::memcpy(place, &range, sizeof(range));
+    }
+
+    std::size_t head_dim_, value_dim_;
+    code_row_layout layout_;
+    isa_vector<float> normalisation_;  ///< [2, d_h]: means, inverse spreads
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// tiered_outputs: what has been read of a KV head, made into its output and an error.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "tiered_reads.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class Arch, class T>
+class tiered_outputs : public tiered_reads<Arch, T> {
+   protected:
+    using base = tiered_reads<Arch, T>;
+    using base::call_, base::view_, base::params_, base::s_, base::g_, base::group_, base::tokens_,
+        base::scanned_, base::columns_, base::queries_, base::sinks_, base::newest_, base::exact_,
+        base::certain_, base::drawn_, base::picks_, base::threshold_, base::value_variance_;
+
+   public:
+    using base::base;
+
+   protected:
+    /// Both outputs and what to think of them; returns the tail's expected squared relative
+    /// error, mean over the heads.
+    float mix_outputs() noexcept {
+        weigh();
+        read_values();
+        const std::size_t others = tokens_ - exact_ - certain_, width = view_.value_dim();
+        const float* ones = s_.certain_sums + group_ * columns_;
+        for (std::size_t c = 0; c < width; ++c)
+            s_.tail_mean[c] = others == 0 ? 0.0f
+                                          : (static_cast<float>(s_.rest[c]) - ones[c]) /
+                                                static_cast<float>(others);
+        float risk = 0.0f;
+        for (std::size_t h = 0; h < group_; ++h) risk += mix_head(h);
+        return risk / static_cast<float>(group_);
+    }
+
+    /// e of A and w of B in s_.weights, and their sums.
+    void weigh() noexcept {
+        for (std::size_t h = 0; h < group_; ++h) {
+            steps::head_mix& mix = s_.mix[h];
+            const float* logits = s_.logits + h * tokens_;
+            const float* scanned = s_.scores + h * tokens_;
+            float* weights = s_.weights + h * tokens_;
+            const float shift = s_.shift[h];
+            mix.certain = steps::relative_weights<Arch>(logits, certain_, shift, weights);
+            double seen = 0.0;
+            for (std::size_t j = 0; j < certain_; ++j)
+                if (s_.tokens[j] < scanned_) seen += static_cast<double>(scanned[s_.tokens[j]]);
+            mix.tail = static_cast<float>(std::max(0.0, s_.scanned[h].p - seen));
+            for (std::size_t j = 0; j < drawn_; ++j)
+                s_.scanned_weights[j] = scanned[s_.tokens[certain_ + j]];
+            steps::relative_weights<Arch>(logits + certain_, drawn_, shift, weights + certain_);
+            steps::weigh_drawn(weights + certain_, s_.scanned_weights, s_.chance, drawn_, mix);
+        }
+    }
+
+    /// The weighted sums of V at 4 bits, and the plain one over A.
+    void read_values() noexcept {
+        std::fill_n(s_.weights + group_ * tokens_, certain_, 1.0f);
+        std::fill_n(s_.certain_sums, (group_ + 1) * columns_, 0.0f);
+        std::fill_n(s_.drawn_sums, group_ * columns_, 0.0f);
+        values_of(0, certain_, group_ + 1, s_.certain_sums);
+        values_of(certain_, drawn_, group_, s_.drawn_sums);
+    }
+
+    void values_of(std::size_t first, std::size_t count, std::size_t heads,
+                   float* sums) const noexcept {
+        steps::refine_values<Arch>(
+            this->listed(first, count), code_row_layout(view_.head_dim(), view_.value_dim()),
+            view_.value_dim(), s_.weights + first, heads, tokens_, sums, columns_);
+    }
+
+    float mix_head(std::size_t h) noexcept {
+        steps::head_mix& mix = s_.mix[h];
+        const std::size_t width = view_.value_dim();
+        const float z0 = mix.z0(), z1 = mix.z1();
+        float distance = 0.0f;
+        for (std::size_t c = 0; c < width; ++c) {
+            const float sum = s_.exact_sums[h * columns_ + c] + s_.certain_sums[h * columns_ + c];
+            s_.sampled[c] = (sum + s_.drawn_sums[h * columns_ + c]) / z1;
+            s_.output[c] = (sum + mix.tail * s_.tail_mean[c]) / z0;
+            const float off = s_.mean[c] - s_.sampled[c];
+            distance += off * off;
+        }
+        mix.spread = value_variance_ + distance;
+        mix.variance =
+            mix.tail > 0.0f ? std::max(mix.variance, least_variance(h)) * mix.spread : 0.0f;
+        steps::shrink_tail(s_.sampled, s_.output, width, mix);
+        if (params_.has_fixed_tiers()) take_mean_tail(h);
+        return mix.risk;
+    }
+
+    /// Of the sampled tail, if scanned weights were true and values unlike each other.
+    [[nodiscard]] float least_variance(std::size_t h) const noexcept {
+        double below = s_.scanned[h].squares_by_greatest;
+        for (std::size_t j = 0; j < certain_; ++j) {
+            if (s_.tokens[j] >= scanned_) continue;
+            const double p = s_.scores[h * tokens_ + s_.tokens[j]];
+            below -= p * p / static_cast<double>(s_.greatest[s_.tokens[j]]);
+        }
+        const float z1 = s_.mix[h].z1();
+        return steps::least_variance_share * steps::draw_spread * threshold_ *
+               static_cast<float>(std::max(0.0, below)) / (z1 * z1);
+    }
+
+    /// Of fixed tiers: the mean tail, whose error is taken as if the tail's values were
+    /// unlike each other.
+    void take_mean_tail(std::size_t h) noexcept {
+        steps::head_mix& mix = s_.mix[h];
+        double squares = s_.scanned[h].squares;
+        for (std::size_t j = 0; j < certain_; ++j)
+            if (s_.tokens[j] < scanned_)
+                squares -= std::pow(static_cast<double>(s_.scores[h * tokens_ + s_.tokens[j]]), 2);
+        mix.shrink = 0.0f;
+        mix.risk = static_cast<float>(std::max(0.0, squares)) * mix.spread / mix.size *
+                   std::min(std::exp(2.0f * s_.scan->noise), 20.0f);
+    }
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

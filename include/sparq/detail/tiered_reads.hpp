@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+// tiered_reads: what is read of one KV head in tiers, and in what order.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "../kernels/top_k.hpp"
+#include "../steps/approximate_scores.hpp"
+#include "../tiered_params.hpp"
+#include "baseline_call.hpp"
+#include "tiered_scratch.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class Arch, class T>
+class tiered_reads {
+   public:
+    using request = attention_request<T, int2_label>;
+
+    /// @param scanned_tokens  of the head: those that have labels
+    tiered_reads(const request& call, const tiered_view<T>& view, const tiered_params& params,
+                 std::size_t g, std::size_t scanned_tokens, std::size_t columns,
+                 const tiered_scratch& scratch) noexcept
+        : call_(call),
+          view_(view),
+          params_(params),
+          s_(scratch),
+          g_(g),
+          group_(call.group),
+          tokens_(view.seq_len()),
+          scanned_(scanned_tokens),
+          columns_(columns),
+          queries_{scratch.queries, call.group, simd::padded<Arch>(view.head_dim())} {}
+
+    /// Bytes read of this head so far, the scan left out.
+    [[nodiscard]] std::size_t selected_bytes() const noexcept {
+        return (exact_ + picks_) * row_bytes() + (certain_ + drawn_) * view_.code_row_pitch() +
+               strips_ * strip_bytes();
+    }
+    [[nodiscard]] std::size_t scan_bytes() const noexcept {
+        return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range);
+    }
+
+   protected:
+    /// Share of dense attention's bytes above which it is dense attention.
+    static constexpr float dense_share = 0.9f;
+
+    [[nodiscard]] std::size_t row_bytes() const noexcept {
+        return (view_.head_dim() + view_.value_dim()) * sizeof(T);
+    }
+    [[nodiscard]] std::size_t strip_bytes() const noexcept {
+        return view_.head_dim() * sizeof(code_range);
+    }
+    [[nodiscard]] bool exceeds_dense() const noexcept {
+        const auto bytes = static_cast<float>(scan_bytes() + selected_bytes());
+        return bytes > dense_share * static_cast<float>(tokens_ * row_bytes());
+    }
+
+    /// X: the oldest, the newest, and those that have no codes yet. What is between the
+    /// scanned tokens and the newest is refined in any case.
+    bool read_exact() noexcept {
+        sinks_ = std::min(params_.sinks, tokens_);
+        newest_ = std::max(sinks_, tokens_ - std::min(params_.recent, tokens_));
+        if (view_.of_head(g_).open_ranges == nullptr)
+            newest_ = std::min(newest_, std::max(sinks_, scanned_));
+        if (scanned_ <= sinks_ || newest_ == sinks_) return false;
+        exact_ = 0;
+        for (std::size_t t = 0; t < sinks_; ++t) s_.exact[exact_++] = std::uint32_t(t);
+        for (std::size_t t = newest_; t < tokens_; ++t) s_.exact[exact_++] = std::uint32_t(t);
+        score_rows<Arch, T>(queries_, rows_of(s_.exact, exact_), view_.head_dim(), s_.exact_logits,
+                            tokens_);
+        count_strips();
+        return true;
+    }
+
+    [[nodiscard]] auto rows_of(const std::uint32_t* tokens, std::size_t count) const noexcept {
+        return steps::listed_rows<T, int2_label>(view_.rows(), g_, tokens, count);
+    }
+
+    void count_strips() noexcept {
+        strips_ = 0;
+        for (std::size_t s = 0; s < view_.rows().segments_per_head(); ++s) {
+            const auto& part = view_.rows().segment(s, g_);
+            for_code_strips(part, 0, part.labelled, view_.head_dim(),
+                            [&](const auto&, std::size_t, std::size_t) { ++strips_; });
+        }
+    }
+
+    /// Scanned weights relative to exact ones and scanned ones together, and X's part of the
+    /// output.
+    bool rank() noexcept {
+        for (std::size_t t = 0; t < sinks_; ++t) forget_scanned(t);
+        for (std::size_t t = newest_; t < scanned_; ++t) forget_scanned(t);
+        refresh_block(0);
+        for (std::size_t t = newest_ / score_block_tokens * score_block_tokens; t < scanned_;
+             t += score_block_tokens)
+            if (t != 0) refresh_block(t / score_block_tokens);
+        const std::size_t n = blocks();
+        for (std::size_t h = 0; h < group_; ++h) {
+            const float* maximum = s_.maximum + h * n;
+            kernels::softmax_state all{
+                s_.unread[h] + kernels::log_sum_exp_of<Arch>(maximum, s_.sum + h * n, n), 1.0f};
+            float* exact = s_.exact_logits + h * tokens_;
+            if (exact_ != 0) kernels::merge_softmax(all, kernels::softmax_of<Arch>(exact, exact_));
+            const float shift = s_.shift[h] = kernels::log_sum_exp(all);
+            if (!std::isfinite(shift)) return false;
+            for (std::size_t b = 0; b < n; ++b)
+                s_.factors[h * n + b] = std::exp(maximum[b] + s_.unread[h] - shift);
+            s_.mix[h] = {};
+            s_.mix[h].exact = steps::relative_weights<Arch>(exact, exact_, shift, exact);
+        }
+        sum_exact_values();
+        sum_scanned();
+        return true;
+    }
+    [[nodiscard]] std::size_t blocks() const noexcept {
+        return (scanned_ + score_block_tokens - 1) / score_block_tokens;
+    }
+    void forget_scanned(std::size_t t) noexcept {
+        if (t >= scanned_) return;
+        for (std::size_t h = 0; h < group_; ++h) s_.scores[h * tokens_ + t] = 0.0f;
+    }
+    /// The sum of a block of which tokens were forgotten.
+    void refresh_block(std::size_t b) noexcept {
+        const std::size_t begin = b * score_block_tokens;
+        const std::size_t end = std::min(begin + score_block_tokens, scanned_);
+        for (std::size_t h = 0; h < group_; ++h) {
+            float sum = 0.0f;
+            for (std::size_t t = begin; t < end; ++t) sum += s_.scores[h * tokens_ + t];
+            float& before = s_.sum[h * blocks() + b];
+            before = std::isfinite(before) ? sum : before;
+        }
+    }
+
+    /// Y0 of X, the sum of V over all others, and what is known of V.
+    void sum_exact_values() noexcept {
+        std::fill_n(s_.exact_sums, group_ * columns_, 0.0f);
+        weigh_exact(s_.exact_logits, s_.exact, exact_, s_.exact_sums);
+        const double* sums = view_.rows().value_sum(g_);
+        const auto n = static_cast<double>(tokens_);
+        double mean_square = 0.0;
+        std::fill_n(s_.rest, view_.value_dim(), 0.0);
+        steps::token_cursor<T, int2_label> cursor(view_.rows(), g_);
+        for (std::size_t j = 0; j < exact_; ++j) {
+            cursor.seek(s_.exact[j]);
+            kernels::add_row<Arch>(cursor.value_row(), view_.value_dim(), s_.rest);
+        }
+        for (std::size_t c = 0; c < view_.value_dim(); ++c) {
+            s_.rest[c] = sums[c] - s_.rest[c];
+            s_.mean[c] = static_cast<float>(sums[c] / n);
+            mean_square += sums[c] / n * (sums[c] / n);
+        }
+        value_variance_ =
+            static_cast<float>(std::max(0.0, view_.of_head(g_).value_squares / n - mean_square));
+    }
+    /// sums[h] += weights[h] . V of listed tokens, exactly.
+    void weigh_exact(const float* weights, const std::uint32_t* tokens, std::size_t count,
+                     float* sums) const noexcept {
+        kernels::softmax_state unused[1];
+        weigh_values<Arch, T>(
+            weights, tokens_, rows_of(tokens, count), view_.value_dim(),
+            {static_cast<kernels::softmax_state*>(unused), sums, group_, columns_});
+    }
+
+    void sum_scanned() noexcept {
+        std::fill_n(s_.scanned, group_, kernels::weight_sums{});
+        s_.histogram->clear();
+        for (std::size_t b = 0; b < blocks(); ++b) {
+            const std::size_t begin = b * score_block_tokens;
+            const std::size_t end = std::min(begin + score_block_tokens, scanned_);
+            kernels::scale_weights<Arch>(s_.scores + begin, tokens_, group_, s_.factors + b,
+                                         blocks(), end - begin, s_.greatest + begin);
+            for (std::size_t h = 0; h < group_; ++h)
+                kernels::sum_weights<Arch>(s_.scores + h * tokens_ + begin, s_.greatest + begin,
+                                           end - begin, s_.scanned[h]);
+            s_.histogram->add(s_.greatest + begin, end - begin);
+        }
+        s_.histogram->finish();
+        for (std::size_t t = 0; t < sinks_; ++t) s_.greatest[t] = -1.0f;
+        for (std::size_t t = newest_; t < scanned_; ++t) s_.greatest[t] = -1.0f;
+    }
+
+    [[nodiscard]] float expected_rows(std::size_t b) const noexcept {
+        return s_.histogram->at_least(b) +
+               s_.histogram->below(b) / (steps::draw_spread * kernels::weight_histogram::edge(b));
+    }
+    /// The highest edge at which so many rows are read on average.
+    [[nodiscard]] std::size_t edge_for_rows(float rows) const noexcept {
+        std::size_t b = kernels::weight_histogram::bins - 1;
+        while (b != 0 && expected_rows(b) < rows) --b;
+        return b;
+    }
+    /// The highest edge that at least n scanned tokens reach; 0: all.
+    [[nodiscard]] std::size_t edge_with(std::size_t n) const noexcept {
+        std::size_t b = kernels::weight_histogram::bins - 1;
+        while (b != 0 && s_.histogram->at_least(b) < static_cast<float>(n)) --b;
+        return b;
+    }
+    /// The variance goes with edge * weight below it: the highest edge that meets the budget.
+    [[nodiscard]] std::size_t next_edge(std::size_t edge, float risk, float budget,
+                                        bool is_last) const noexcept {
+        const auto scale = [&](std::size_t b) {
+            return kernels::weight_histogram::edge(b) * s_.histogram->below(b);
+        };
+        const float base = scale(edge);
+        std::size_t b = edge - 1;
+        while (b != 0 && risk * scale(b) > budget * base) --b;
+        if (!is_last)
+            b = std::max(
+                b, edge_for_rows(steps::batch_growth * static_cast<float>(certain_ + drawn_)));
+        return std::min(b, edge - 1);
+    }
+
+    /// A (and the tokens that were not scanned), then B.
+    void collect(std::size_t edge) noexcept {
+        threshold_ = kernels::weight_histogram::edge(edge);
+        certain_ = kernels::collect_certain<Arch>(s_.greatest, scanned_, threshold_, s_.tokens,
+                                                  steps::code_row_prefetch<T>(view_, g_));
+        add_unscanned();
+        const float spread = steps::draw_spread * threshold_;
+        drawn_ = kernels::collect_sampled<Arch>(s_.greatest, scanned_, threshold_, spread,
+                                                *s_.uniforms, s_.tokens + certain_,
+                                                steps::code_row_prefetch<T>(view_, g_));
+        for (std::size_t j = 0; j < drawn_; ++j)
+            s_.chance[j] = s_.greatest[s_.tokens[certain_ + j]] / spread;
+    }
+    void add_unscanned() noexcept {
+        for (std::size_t t = std::max(scanned_, sinks_); t < newest_; ++t)
+            s_.tokens[certain_++] = static_cast<std::uint32_t>(t);
+    }
+
+    void refine() noexcept {
+        steps::strip_coefficients coefficients(queries_, view_.head_dim(), s_.coefficients);
+        steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(0, certain_));
+        steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(certain_, drawn_));
+    }
+    /// Some of s_.tokens.
+    [[nodiscard]] steps::refined_tokens listed(std::size_t first,
+                                               std::size_t count) const noexcept {
+        return {s_.tokens + first,        count,
+                s_.logits + first,        tokens_,
+                s_.rows + first,          s_.key_step + first,
+                s_.value_minimum + first, s_.value_step + first};
+    }
+
+    request call_;
+    tiered_view<T> view_;
+    tiered_params params_;
+    tiered_scratch s_;
+    std::size_t g_, group_, tokens_, scanned_, columns_;
+    steps::scaled_queries queries_;
+    std::size_t sinks_ = 0, newest_ = 0;  ///< X: tokens [0, sinks) and [newest, S)
+    std::size_t exact_ = 0, certain_ = 0, drawn_ = 0, picks_ = 0, strips_ = 0;
+    float threshold_ = 0.0f, value_variance_ = 0.0f;
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END

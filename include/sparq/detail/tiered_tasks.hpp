@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+// tiered_tasks: attention in tiers as tasks (run_tasks.hpp). prepare and chunk are the scan,
+// finish the rest.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "../steps/approximate_scores.hpp"
+#include "../steps/tiers/scan_channels.hpp"
+#include "../tiered_params.hpp"
+#include "../tiered_view.hpp"
+#include "attention_request.hpp"
+#include "tiered_head.hpp"
+#include "tiered_scratch.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace detail {
+
+template <class Arch, class T>
+class tiered_tasks {
+   public:
+    /// @param params  checked
+    tiered_tasks(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
+                 const tiered_params& params)
+        : request_(request),
+          view_(view),
+          params_(params),
+          channels_(params.scan_channels != 0 ? params.scan_channels : (view.head_dim() + 3) / 4),
+          chunks_((view.seq_len() + chunk_tokens - 1) / chunk_tokens),
+          layout_(request.group, view.head_dim(), view.value_dim(), view.seq_len()) {}
+
+    [[nodiscard]] std::size_t heads() const noexcept { return view_.heads_kv(); }
+    [[nodiscard]] std::size_t chunks() const noexcept { return chunks_; }
+    [[nodiscard]] std::size_t scratch_bytes() const noexcept { return layout_.bytes(); }
+
+    void begin_report() const {
+        const std::size_t sums = heads() * view_.value_dim() * sizeof(double);
+        detail::begin_report(request_, {0, 0, sums}, 0, false);
+    }
+
+    /// Which channels are scanned.
+    void prepare(std::size_t g, std::byte* scratch) const noexcept {
+        const tiered_scratch s = layout_.at(scratch);
+        const auto queries =
+            steps::scale_queries<Arch>(request_.queries(g), request_.scale, s.queries);
+        const auto chosen = steps::choose_channels<Arch>(
+            queries, view_.head_dim(), view_.of_head(g).moments, channels_, s.channel_scratch,
+            {s.channels, s.scan_weights, s.unread});
+        *s.scan = {chosen.r, chosen.noise};
+    }
+
+    /// Scanned logits of a chunk of tokens, as far as they have labels.
+    void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
+        const tiered_scratch s = layout_.at(scratch);
+        const std::size_t scanned = labelled(g), begin = c * chunk_tokens;
+        if (begin >= scanned) return;
+        steps::scan_chunk<Arch>(
+            view_.rows(), g, {s.scan_weights, request_.group, s.scan->channels, s.channels}, begin,
+            std::min(scanned, begin + chunk_tokens),
+            {s.scores, request_.group, view_.seq_len(), scanned, s.maximum, s.sum, nullptr, true});
+    }
+
+    void finish(std::size_t g, std::byte* scratch) const noexcept {
+        const tiered_scratch s = layout_.at(scratch);
+        tiered_head<Arch, T> head(request_, view_, params_, g, labelled(g), layout_.columns(), s);
+        const bool dense = !head.finish();
+        if (dense) attend_all(g, s);
+        if (request_.report == nullptr) return;
+        step_bytes& bytes = request_.report->bytes;
+        const std::size_t selected =
+            head.selected_bytes() +
+            (dense ? row_bytes(view_.rows(), view_.seq_len()) / heads() : 0);
+        // Heads end in any order; the sum is the same.
+        add(bytes.scan, head.scan_bytes());
+        add(bytes.selected, selected);
+        add(request_.report->bytes_read, head.scan_bytes() + selected);
+    }
+
+   private:
+    static void add(std::size_t& total, std::size_t bytes) noexcept {
+        std::atomic_ref<std::size_t>(total).fetch_add(bytes, std::memory_order_relaxed);
+    }
+
+    [[nodiscard]] std::size_t labelled(std::size_t g) const noexcept {
+        std::size_t tokens = 0;
+        for (std::size_t s = 0; s < view_.rows().segments_per_head(); ++s) {
+            const auto& part = view_.rows().segment(s, g);
+            tokens += part.labelled;
+            if (part.labelled != part.tokens) break;
+        }
+        return tokens;
+    }
+
+    /// Dense attention of one KV head, in the order in which dense_attention merges.
+    void attend_all(std::size_t g, const tiered_scratch& s) const noexcept {
+        const std::size_t width = view_.value_dim();
+        const steps::scaled_queries queries{s.queries, request_.group,
+                                            simd::padded<Arch>(view_.head_dim())};
+        const auto all = steps::place_partial<Arch>(s.partials, request_.group, width);
+        const auto part = steps::place_partial<Arch>(
+            s.partials + steps::partial_floats<Arch>(request_.group, width), request_.group, width);
+        for (std::size_t begin = 0; begin < view_.seq_len(); begin += chunk_tokens) {
+            const auto& result = begin == 0 ? all : part;
+            result.clear();
+            steps::attend_rows<Arch, T>(
+                queries,
+                steps::streamed_rows<T, int2_label>(
+                    view_.rows(), g, begin, std::min(begin + chunk_tokens, view_.seq_len())),
+                view_.head_dim(), width, result);
+            if (begin != 0) steps::merge_attention(all, part);
+        }
+        for (std::size_t h = 0; h < request_.group; ++h) {
+            steps::finish_attention(all, h, width, request_.out_row(g, h));
+            request_.report_head(g, h, 1.0f, kernels::log_sum_exp(all.state[h]));
+            if (request_.report != nullptr)
+                request_.report->heads[g * request_.group + h].dense = true;
+        }
+    }
+
+    attention_request<T, int2_label> request_;
+    tiered_view<T> view_;
+    tiered_params params_;
+    std::size_t channels_, chunks_;
+    tiered_layout<Arch> layout_;
+};
+
+}  // namespace detail
+SPARQ_NAMESPACE_END
