@@ -90,6 +90,7 @@ class code_row_book {
     }
 
     SPARQ_PER_ISA void clear() noexcept {
+        std::fill(moments_.begin(), moments_.end(), 0.0f);
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             done_[g] = {};
             closed_sums_[g].clear();
