@@ -141,12 +141,12 @@ def scatter(axes, groups, value):
                       linestyle="none", markeredgecolor="white", markeredgewidth=0.5)
 
 
-def legend(axes, groups):
+def legend(figure, groups):
     there = {family(g["method"]) for g in groups if g["method"] not in ("dense", "ggml")}
-    for name, (colour, marker) in FAMILIES.items():
-        if name in there:
-            axes.plot([], [], color=colour, marker=marker, linestyle="none", label=name)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    handles = [plt.Line2D([], [], color=colour, marker=marker, linestyle="none", label=name)
+               for name, (colour, marker) in FAMILIES.items() if name in there]
+    figure.legend(handles=handles, frameon=False, loc="lower center", ncol=4,
+                  bbox_to_anchor=(0.5, 1.0))
 
 
 def examples_text(groups):
@@ -172,8 +172,9 @@ def draw_bytes(groups, folder):
             scatter(axes, some, lambda g: g["difference"])
             axes.axhline(0, color="#444444", linewidth=0.8)
             axes.set_yscale("symlog", linthresh=0.02, linscale=1.0)
-            axes.set_yticks([-0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5],
-                            ["−0.02", "−0.01", "0", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5"])
+            ticks = [-0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+            axes.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+            axes.margins(y=0.08)
             axes.set_ylabel("bits per character over dense")
         else:
             scatter(axes, some, lambda g: g["accuracy"])
@@ -184,7 +185,7 @@ def draw_bytes(groups, folder):
         byte_axis(axes)
         axes.set_title(f"{'bits per character' if task == 'bits' else 'copy'}, {context} tokens, "
                        f"{examples_text(some)}", fontsize=11)
-    legend(all_axes.flat[0], of(groups, "bits") + of(groups, "copy"))
+    legend(figure, of(groups, "bits") + of(groups, "copy"))
     figure.tight_layout()
     finish(figure, folder / "bytes.png")
 

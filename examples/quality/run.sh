@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: MIT
 # sh examples/quality/run.sh          a small run: within 15 minutes on two idle processors,
 #                                     the build of llama.cpp included
-# sh examples/quality/run.sh whole    all tasks, methods and lengths: about a day
+# sh examples/quality/run.sh whole    all tasks, methods and lengths: about 7 hours on two
 # sh examples/quality/run.sh ARGUMENTS...   the program: run.sh run --tasks copy --examples 2
 #
-# Results stay in build/quality (or SPARQ_BUILD_DIR) and a run goes on where it was left; two
-# processes may share it, `run.sh run .. --part 0 --parts 2` and `.. --part 1 --parts 2`.
+# sh examples/quality/run.sh report   tables and pictures of what is there
+#
+# Results stay in build/quality (or SPARQ_BUILD_DIR) and a run goes on where it was left. It is
+# shared by two processes of one thread each (SPARQ_PROCESSES=1: by one).
 # Needs Debian 12 and 1 GB of disk.
 set -eu
 
@@ -50,9 +52,16 @@ quality=$build/program/examples/quality/quality
 [ -s "$build/kjv.txt" ] || sh "$root/examples/quality/kjv.sh" >"$build/kjv.txt"
 with_model="--model $llama/model.gguf --text $build/kjv.txt"
 
-# run ARGUMENTS...: adds to the results.
+# run ARGUMENTS...: adds to the results, every process its part of the examples.
+processes=${SPARQ_PROCESSES:-2}
 run() {
-    "$quality" run $with_model --results "$build/results.csv" "$@"
+    running=
+    for part in $(seq 0 $((processes - 1))); do
+        "$quality" run $with_model --results "$build/results.csv" "$@" \
+            --part "$part" --parts "$processes" &
+        running="$running $!"
+    done
+    for process in $running; do wait "$process"; done
 }
 # replay METHODS...: fidelity of all layers at 2048 tokens.
 replay() {
