@@ -396,6 +396,9 @@ TEST_CASE("equal scores: the older token, the older page", "[baselines]") {
     std::iota(pages.begin(), pages.end(), size_t{0});
     CHECK(tokens_of(run_flexgen(p, cache.view(), {20, {}, 0.0f}), 0) == first);
     CHECK(tokens_of(run_quest(p, cache.view(), {20, 0.0f}), 0) == pages);
+    std::iota(pages.begin() + 16, pages.end(), size_t{96});  // the newest page has 4 tokens
+    pages.resize(20);
+    CHECK(tokens_of(run_quest(p, cache.view(), {20, 0.0f, true}), 0) == pages);
     h2o_state state(1, {4, 1, 0.0f});  // no query has been seen: all scores are 0
     CHECK(tokens_of(run_h2o(state, p.dims, p.q, cache.view()), 0) == fresh);
 }

@@ -63,7 +63,7 @@ class method {
 /// | h2o | k=128, local=k/4; or share |
 /// | lm_infinite | k=128, initial=16; or share |
 /// | flexgen | k=128, dropped=lost,renormalise,spread |
-/// | quest | k=128; or share |
+/// | quest | k=128, newest=off,on (its page); or share |
 ///
 /// All of them: dense_layers=0.
 std::unique_ptr<method> make_method(const std::string& text);

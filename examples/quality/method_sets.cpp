@@ -27,7 +27,10 @@ const std::vector<std::string> main_set = {
     "lm_infinite:share=0.125",
     "quest:share=0.25",
     "quest:share=0.125",
+    "quest:share=0.25,newest=on",
+    "quest:share=0.125,newest=on",
     "flexgen:k=128",
+    "flexgen:k=128,dropped=renormalise",
 };
 
 const std::vector<std::string> small_set = {

@@ -155,7 +155,10 @@ class quest_method : public method {
    public:
     /// A page's bounds are two rows for 16 tokens of two rows each.
     explicit quest_method(method_spec& spec)
-        : budget_(spec, 1.0, 1.0 / static_cast<double>(baselines::quest_page_tokens)) {}
+        : budget_(spec, 1.0, 1.0 / static_cast<double>(baselines::quest_page_tokens)) {
+        static constexpr std::array<std::string_view, 2> switches = {"off", "on"};
+        newest_page_ = spec.one_of("newest", switches) == 1;
+    }
     void begin(size_t layer, const layer_history& history) override {
         budget_.begin(history.tokens.seq_len());
         while (pages_.size() <= layer)
@@ -166,12 +169,13 @@ class quest_method : public method {
     void attend(size_t layer, const layer_history& history, std::span<const float> q,
                 std::span<float> out, const call_options& options) override {
         pages_[layer].append(history.tokens.view());
-        baselines::quest_attention(q, history.tokens.view(), pages_[layer], {budget_.k()}, out,
-                                   options);
+        baselines::quest_attention(q, history.tokens.view(), pages_[layer],
+                                   {budget_.k(), 0.0f, newest_page_}, out, options);
     }
 
    private:
     token_budget budget_;
+    bool newest_page_ = false;
     std::vector<baselines::quest_pages<sparq::half>> pages_;
 };
 

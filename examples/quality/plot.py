@@ -69,6 +69,8 @@ def label(method):
         text += ", mean value"
     if "dropped" in o:
         text += f", {o['dropped']}"
+    if o.get("newest") == "on":
+        text += ", newest page"
     if o.get("ranking") == "logit":
         text += ", by logits"
     layers = int(o.get("dense_layers", 0))
@@ -256,7 +258,8 @@ def draw_needles(groups, folder):
         axes.set_title(f"{label(name)}\n{fewer(share)} fewer bytes" if name != "dense" else "dense",
                        fontsize=9)
         axes.set(xlabel="tokens", ylabel="depth")
-    figure.suptitle(f"Needles found, {examples_text(of(groups, 'needle', lengths[0]))} a cell or row")
+    cells = [g for g in of(groups, "needle") if g["depth"] >= 0]
+    figure.suptitle(f"Needles found, {examples_text(cells)} a cell")
     figure.tight_layout()
     finish(figure, folder / "needle.png")
 

@@ -2,6 +2,7 @@
 #include "results.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -42,6 +43,31 @@ std::vector<std::string> split(std::string_view line) {
     }
     return fields;
 }
+
+/// The file to itself, among those who ask for the same: another process may be at it.
+class locked_file {
+   public:
+    explicit locked_file(const std::string& path)
+        : path_(path), file_(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+        if (file_ < 0 || flock(file_, LOCK_EX) != 0) fail();
+    }
+    ~locked_file() {
+        if (file_ >= 0) close(file_);
+    }
+    locked_file(const locked_file&) = delete;
+    locked_file& operator=(const locked_file&) = delete;
+
+    [[nodiscard]] bool is_empty() const { return lseek(file_, 0, SEEK_END) == 0; }
+    void add_line(const std::string& text) {
+        const std::string line = text + "\n";
+        if (write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail();
+    }
+
+   private:
+    [[noreturn]] void fail() const { throw std::runtime_error(path_ + ": cannot be written"); }
+    std::string path_;
+    int file_;
+};
 
 nlohmann::json number(double value) {
     return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
@@ -107,19 +133,15 @@ result_row from_csv(std::string_view line) {
 }
 
 results_file::results_file(std::string path) : path_(std::move(path)) {
-    // Whoever makes it writes the header: two processes may start at once.
-    const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0644);
-    if (file >= 0) {
-        const std::string line = std::string(header) + "\n";
-        const auto written = write(file, line.data(), line.size());
-        close(file);
-        if (written != static_cast<ssize_t>(line.size()))
-            throw std::runtime_error(path_ + ": cannot be written");
+    {
+        locked_file file(path_);
+        if (file.is_empty()) file.add_line(header);
     }
     refresh();
 }
 
 void results_file::refresh() {
+    const locked_file nobody_writes(path_);
     std::ifstream file(path_);
     std::string line;
     if (!std::getline(file, line) || line != header)
@@ -139,12 +161,7 @@ bool results_file::contains(const std::string& text, const task_key& key,
 }
 
 void results_file::append(const result_row& row) {
-    const std::string line = to_csv(row) + "\n";
-    const int file = open(path_.c_str(), O_WRONLY | O_APPEND);
-    const auto written = file < 0 ? -1 : write(file, line.data(), line.size());
-    if (file >= 0) close(file);
-    if (written != static_cast<ssize_t>(line.size()))
-        throw std::runtime_error(path_ + ": cannot be written");
+    locked_file(path_).add_line(to_csv(row));
     known_.emplace(identity(row.text, row.key, row.method), rows_.size());
     rows_.push_back(row);
 }

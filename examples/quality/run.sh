@@ -3,8 +3,8 @@
 # sh examples/quality/run.sh          a small run: within 15 minutes on two idle processors,
 #                                     the build of llama.cpp included
 # sh examples/quality/run.sh whole    all tasks, methods and lengths: about 7 hours on two
-# sh examples/quality/run.sh ARGUMENTS...   the program: run.sh run --tasks copy --examples 2
-#
+#                                     idle processors (estimated)
+# sh examples/quality/run.sh run --tasks copy --examples 2 ..    what you choose: run --help
 # sh examples/quality/run.sh report   tables and pictures of what is there
 #
 # Results stay in build/quality (or SPARQ_BUILD_DIR) and a run goes on where it was left. It is
