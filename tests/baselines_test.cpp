@@ -396,6 +396,9 @@ TEST_CASE("equal scores: the older token, the older page", "[baselines]") {
     std::iota(pages.begin(), pages.end(), size_t{0});
     CHECK(tokens_of(run_flexgen(p, cache.view(), {20, {}, 0.0f}), 0) == first);
     CHECK(tokens_of(run_quest(p, cache.view(), {20, 0.0f}), 0) == pages);
+    std::iota(pages.begin() + 16, pages.end(), size_t{96});  // the newest page has 4 tokens
+    pages.resize(20);
+    CHECK(tokens_of(run_quest(p, cache.view(), {20, 0.0f, true}), 0) == pages);
     h2o_state state(1, {4, 1, 0.0f});  // no query has been seen: all scores are 0
     CHECK(tokens_of(run_h2o(state, p.dims, p.q, cache.view()), 0) == fresh);
 }
@@ -450,10 +453,18 @@ TEST_CASE("H2O: a prompt in parts, a truncate and a clear", "[baselines]") {
         CHECK(std::equal(whole.scores(g).begin(), whole.scores(g).end(), parts.scores(g).begin()));
 
     auto longer = cache_of<half, half>(p, 101);
+    // The scores of a prompt do not depend on k: a history serves every k.
+    h2o_state other(2, {90, 0, 0.0f});
+    other.append<arch>(part(0, 100), 100, cache.view());
+    h2o_state copied(other, {20, 5, 0.0f});
+    CHECK(other.size() == 100);
+    const answer from_copy = run_h2o(copied, d, query(queries, d, 100), longer.view());
     const answer first = run_h2o(whole, d, query(queries, d, 100), longer.view());
     const std::vector<std::uint32_t> live(whole.live(0).begin(), whole.live(0).end());
     CHECK(live.size() == 21);
     CHECK(live.back() == 100);
+    CHECK(test::same_answer(first, from_copy));
+    CHECK(other.live(0).size() == 100);
     const std::vector<double> scores(whole.scores(0).begin(), whole.scores(0).end());
     whole.truncate(99);  // tokens 99 and 100 go; nothing that was dropped comes back
     CHECK(whole.size() == 99);
@@ -590,6 +601,8 @@ TEST_CASE("the baselines refuse what does not fit, and change nothing", "[baseli
     refused([&] { h2o_state(2, {4, 5, 0.0f}); }, "local is 5");
     h2o_state state(2, {4, 1, 0.0f}), three(3, {4, 1, 0.0f});
     refused([&] { three.step<arch>(p.q, view, out); }, "heads_kv() is 2");
+    refused([&] { h2o_state(state, {4, 5, 0.0f}); }, "local is 5");
+    refused([&] { h2o_state(state, {4, 1, 2.0f}); }, "scale is 2");
     refused([&] { state.append<arch>(p.q, 41, view); }, "n is 41");
     refused([&] { state.append<arch>(p.q, 0, view); }, "n is 0");
     refused([&] { state.append<arch>(std::span(p.q).first(31), 1, view); }, "q is of size 31");

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "../detail/baseline_call.hpp"
 #include "../detail/h2o_call.hpp"
@@ -33,6 +34,18 @@ class h2o_state {
         if (params.local > params.k)
             detail::refuse("local", params.local, detail::text("0 .. k = ", params.k));
         detail::check_scale(params.scale);
+    }
+
+    /// The same history with other parameters from here on: a prompt's scores do not depend
+    /// on them (but for the scale), so one pass over it serves several.
+    /// @throws std::invalid_argument as above, and for another scale; std::bad_alloc
+    SPARQ_PER_ISA h2o_state(const h2o_state& history, const h2o_params& params)
+        : h2o_state(history.live_.size(), params) {
+        if (params.scale != history.params_.scale)
+            detail::refuse("scale", std::to_string(params.scale),
+                           "the history's " + std::to_string(history.params_.scale));
+        live_ = history.live_;
+        size_ = history.size_;
     }
 
     /// Tokens known, live or not.

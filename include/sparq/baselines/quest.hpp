@@ -139,6 +139,9 @@ struct quest_params {
     /// Tokens attended: k / 16 pages, rounded up; at least 1. k >= S gives the dense result.
     std::size_t k = 128;
     float scale = 0.0f;  ///< factor on q . k; 0 for 1 / sqrt(d_h)
+    /// The newest page is one of them, whatever its bound: while it fills up its bound is
+    /// that of few keys, and it loses to pages whose tokens weigh less.
+    bool newest_page = false;
 };
 
 }  // namespace baselines
@@ -166,8 +169,12 @@ template <class Arch, class T, class Label>
 class quest_call {
    public:
     quest_call(const attention_request<T, Label>& request, const baselines::quest_pages<T>& pages,
-               std::size_t wanted, scratch_layout& layout)
-        : request_(request), pages_(pages), wanted_(wanted), attend_(request, layout) {
+               std::size_t wanted, bool newest_page, scratch_layout& layout)
+        : request_(request),
+          pages_(pages),
+          wanted_(wanted),
+          newest_page_(newest_page),
+          attend_(request, layout) {
         query_ = layout.take<float>(width());
         bounds_ = layout.take<float>(pages.pages());
         scratch_ = layout.take<float>(kernels::top_k_scratch_floats(pages.pages()));
@@ -212,6 +219,7 @@ class quest_call {
             kernels::dot_rows<Arch>(query, 1, width(), rows, count, 2 * head_dim, bounds + p, pages,
                                     next);
         }
+        if (newest_page_) bounds[pages - 1] = std::numeric_limits<float>::infinity();
         kernels::top_k<Arch>(bounds, pages, wanted_, nullptr,
                              reinterpret_cast<float*>(memory + scratch_), chosen);
     }
@@ -219,6 +227,7 @@ class quest_call {
     attention_request<T, Label> request_;
     const baselines::quest_pages<T>& pages_;
     std::size_t wanted_;
+    bool newest_page_;
     baseline_call<Arch, T, Label> attend_;
     std::size_t query_ = 0, bounds_ = 0, scratch_ = 0, chosen_ = 0, tokens_ = 0;
 };
@@ -228,7 +237,7 @@ class quest_call {
 namespace baselines {
 
 /// Attends the k / 16 pages (rounded up) with the greatest bounds, renormalised over them;
-/// equal bounds: the older page. No page is forced in.
+/// equal bounds: the older page. No page is forced in but the newest, on request.
 ///
 /// Reads 2 * d_h elements for each page and k * (d_h + value_dim) of K and V a KV head.
 /// Error bound: attend_selected's. One thread; allocates nothing with a workspace that has
@@ -256,7 +265,8 @@ void quest_attention(std::span<const float> q, const kv_view<T, Label>& view,
         detail::refuse("pages.size()", pages.size(), detail::text("S = ", seq_len));
     const std::size_t wanted = std::min((params.k - 1) / quest_page_tokens + 1, pages.pages());
     detail::scratch_layout layout;
-    const detail::quest_call<Arch, T, Label> call(request, pages, wanted, layout);
+    const detail::quest_call<Arch, T, Label> call(request, pages, wanted, params.newest_page,
+                                                  layout);
     detail::call_scratch memory(options.work);
     std::byte* scratch = memory.prepare(layout);
     const std::size_t most = std::min(wanted * quest_page_tokens, seq_len);
