@@ -60,7 +60,8 @@ class engine_cache {
     /// Something was written outside of any graph: any thread.
     void changed_outside() noexcept { epoch_.fetch_add(1, std::memory_order_release); }
 
-    [[nodiscard]] const attention_node& node() const noexcept { return node_; }
+    /// What prepare() did.
+    [[nodiscard]] answer last_answer() const noexcept { return answer_; }
 
    private:
     /// What is kept of one layer, and of which.
