@@ -3,8 +3,9 @@
 // text, then how each goes on with the text.
 //
 // The text is processed once; then each method decodes the same tokens of it from the same
-// cache. Times are medians over the steps of rounds that take turns: of the processor time
-// on one thread, of the clock on more.
+// cache. Times are of the processor on one thread, of the clock on more. The methods take
+// turns of a few steps; what is printed is the median over the turns of a turn's median, and
+// of the ratios within a turn.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -17,13 +18,13 @@
 namespace sparq_llama {
 namespace {
 
-constexpr std::size_t steps = 16, rounds = 3, continued = 24;
+constexpr std::size_t compared = 17, steps_of_turn = 5, turns = 10, continued = 24;
 
 struct method_row {
     const char* name;
     bool flash_attention;
     const char* settings;
-    std::vector<double> ms;
+    std::vector<double> ms;  ///< a token, of each turn
     std::vector<std::vector<float>> logits;
     std::vector<llama_token> continuation;
 };
@@ -68,15 +69,24 @@ class bench {
         fill_transposed(contexts_[false].get(), contexts_[true].get());
     }
 
-    void measure(method_row& row, std::size_t depth, bool keep_logits) {
+    void compare(method_row& row, std::size_t depth) {
         llama_context* c = begin(row, depth);
-        // One step more than are timed: the first copies the keys.
-        for (std::size_t i = 0; i <= steps; ++i) {
+        for (std::size_t i = 0; i < compared; ++i) {
+            step(c, only, text_.subspan(depth + i, 1));
+            row.logits.push_back(logits_of(c, 0, 1));
+        }
+    }
+
+    void time_a_turn(method_row& row, std::size_t depth) {
+        llama_context* c = begin(row, depth);
+        step(c, only, text_.subspan(depth, 1));  // copies keys: not timed
+        std::vector<double> ms;
+        for (std::size_t i = 1; i <= steps_of_turn; ++i) {
             const double before = now_ms(threads_);
             step(c, only, text_.subspan(depth + i, 1));
-            if (i != 0) row.ms.push_back(now_ms(threads_) - before);
-            if (keep_logits) row.logits.push_back(logits_of(c, 0, 1));
+            ms.push_back(now_ms(threads_) - before);
         }
+        row.ms.push_back(median(ms));
     }
 
     void go_on(method_row& row, std::size_t depth) {
@@ -104,14 +114,27 @@ class bench {
     context_ptr contexts_[2];
 };
 
+/// Medians over the turns of a row's attention, and of ggml's as many times that.
+struct shares {
+    double attention, of_flash, of_better;
+};
+shares shares_of(const std::vector<method_row>& rows, const method_row& row) {
+    std::vector<double> attention, of_flash, of_better;
+    for (std::size_t turn = 0; turn < turns; ++turn) {
+        const double bare = rows.back().ms[turn], share = row.ms[turn] - bare;
+        const double flash = rows[0].ms[turn] - bare, without = rows[1].ms[turn] - bare;
+        attention.push_back(share);
+        of_flash.push_back(flash / share);
+        of_better.push_back(std::min(flash, without) / share);
+    }
+    return {median(attention), median(of_flash), median(of_better)};
+}
+
 void print(const std::vector<method_row>& rows, std::size_t depth) {
-    const double bare = median(rows.back().ms);
-    const double flash = median(rows[0].ms) - bare;
-    const double better = std::min(flash, median(rows[1].ms) - bare);
     std::printf("\ndepth %zu\n%-24s %9s %9s %10s %12s %12s %9s %8s\n", depth, "", "ms/token",
                 "tokens/s", "attention", "of flash", "of better", "mean KL", "argmax");
     for (const method_row& row : rows) {
-        const double ms = median(row.ms), share = ms - bare;
+        const double ms = median(row.ms);
         std::printf("%-24s %9.2f %9.1f", row.name, ms, 1e3 / ms);
         if (&row == &rows.back()) break;
         double kl = 0.0;
@@ -120,8 +143,9 @@ void print(const std::vector<method_row>& rows, std::size_t depth) {
             kl += kl_divergence(rows[0].logits[i], row.logits[i]);
             equal += most_likely(rows[0].logits[i]) == most_likely(row.logits[i]);
         }
-        std::printf(" %10.2f %11.2fx %11.2fx %9.4f %5zu/%zu\n", share, flash / share,
-                    better / share, kl / static_cast<double>(row.logits.size()), equal,
+        const shares share = shares_of(rows, row);
+        std::printf(" %10.2f %11.2fx %11.2fx %9.4f %5zu/%zu\n", share.attention, share.of_flash,
+                    share.of_better, kl / static_cast<double>(row.logits.size()), equal,
                     row.logits.size());
     }
     std::printf("\n");
@@ -138,8 +162,8 @@ void print_table(const options& with) {
     const std::size_t deepest = *std::max_element(with.depths.begin(), with.depths.end());
     const loaded_plugin plugin(with.plugin);
     const model_ptr model = load_model(with.model);
-    const auto text = tokens_of_file(model.get(), with.text, deepest + steps + 1);
-    if (text.size() != deepest + steps + 1)
+    const auto text = tokens_of_file(model.get(), with.text, deepest + compared);
+    if (text.size() != deepest + compared)
         throw CLI::ValidationError("TEXT", "only " + std::to_string(text.size()) + " tokens");
     plugin.configure("SPARQ_DENSE_BELOW=0 SPARQ_OFF_BELOW=0");
     bench run(plugin, model.get(), text, with.threads);
@@ -148,8 +172,9 @@ void print_table(const options& with) {
     std::sort(depths.rbegin(), depths.rend());  // a cache is cut back, never filled again
     for (const std::size_t depth : depths) {
         std::vector<method_row> rows = methods();
-        for (std::size_t round = 0; round < rounds; ++round)
-            for (method_row& row : rows) run.measure(row, depth, round == 0);
+        for (method_row& row : rows) run.compare(row, depth);
+        for (std::size_t turn = 0; turn < turns; ++turn)
+            for (method_row& row : rows) run.time_a_turn(row, depth);
         print(rows, depth);
         if (depth != depths[depths.size() / 2]) continue;
         std::printf("after %zu tokens each goes on:\n", depth);
