@@ -5,6 +5,7 @@
 #include <numeric>
 #include <thread>
 
+#include "engine_memory.hpp"
 #include "problem.hpp"
 #ifdef SPARQ_TEST_OPENMP
 #include <sparq/openmp.hpp>
@@ -136,6 +137,45 @@ TEST_CASE("a plan run by threads of one's own gives the same bits", "[executor]"
             auto dense = sparq::plan_dense<test::arch>(s.p.q, view, got.out, options);
             on_all(dense);
             CHECK(test::same_bits(got.out, want_dense.out));
+        }
+    }
+}
+
+TEST_CASE("heads side by side in an engine's rows give the same bits however they take turns",
+          "[executor]") {
+    // Chunks of such rows are of at most 1024 tokens: several, and a part of one.
+    for (test::shape dims : {test::shape{3, 3, 16, 16, 2500}, test::shape{70, 1, 8, 8, 300}}) {
+        const test::problem p = test::make_problem(dims, 92);
+        test::engine_memory<half> memory(dims, dims.seq_len);
+        for (size_t t = 0; t < dims.seq_len; ++t) memory.write(t, p, t);
+        sparq::kv_view_storage<half> storage;
+        const sparq::token_range all{0, dims.seq_len};
+        const auto view = storage.assign(memory.strided(), {&all, 1});
+        std::vector<float> got(p.q.size());
+        sparq::dense_attention<test::arch>(p.q, view, got);
+        const std::vector<float> want = got;
+        const auto cache = test::make_cache<half>(p);
+        const auto other = test::run_dense(p, cache.view());
+        // Each within (16 + 160 blocks) eps * sum of s |V| of the formula (attend_selected.hpp),
+        // and |V| < 5.
+        for (size_t i = 0; i < got.size(); ++i)
+            CHECK(got[i] == Approx(other.out[i]).margin(1.1e-4));
+
+        for (size_t threads : test::sizes{1, 2, 3, 8}) {
+            INFO(dims << ", threads " << threads);
+            std::fill(got.begin(), got.end(), 0.0f);
+            sparq::dense_attention<test::arch>(p.q, view, got, {},
+                                               shuffled_threads{threads, 800 + threads});
+            CHECK(test::same_bits(got, want));
+            std::fill(got.begin(), got.end(), 0.0f);
+            const auto plan = sparq::plan_dense<test::arch>(p.q, view, got);
+            std::barrier sync(static_cast<std::ptrdiff_t>(threads));
+            std::vector<std::thread> pool;
+            for (size_t ith = 0; ith < threads; ++ith)
+                pool.emplace_back(
+                    [&, ith] { plan.run(ith, threads, [&] { sync.arrive_and_wait(); }); });
+            for (std::thread& thread : pool) thread.join();
+            CHECK(test::same_bits(got, want));
         }
     }
 }

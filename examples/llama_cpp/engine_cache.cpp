@@ -14,7 +14,7 @@ namespace {
 /// of single cells is slower than reading them all.
 constexpr std::size_t most_short_ranges = 64, cells_of_a_long_range = 8;
 
-std::size_t count(std::span<const sparq::token_range> ranges) noexcept {
+std::size_t cells_in(std::span<const sparq::token_range> ranges) noexcept {
     std::size_t cells = 0;
     for (const auto [begin, end] : ranges) cells += end - begin;
     return cells;
@@ -58,9 +58,9 @@ answer engine_cache::try_prepare(const attention_node& node, const settings& wit
     while (rows_.size() < rows) rows_.push_back(std::make_unique<row_state>());
     for (std::size_t i = 0; i < rows; ++i)
         if (const answer seen = look(i, with, *rows_[i]); seen != answer::given) return seen;
-    for (std::size_t s = 0; s < node.streams; ++s) refresh(s);
+    for (std::size_t s = 0; s < node.streams; ++s) refresh(s, with);
     plans_.reserve(rows);
-    for (std::size_t i = 0; i < rows; ++i) plan_row(i, with, *rows_[i]);
+    for (std::size_t i = 0; i < rows; ++i) plans_.push_back(plan_row(i, with, *rows_[i]));
     return answer::given;
 }
 
@@ -71,7 +71,7 @@ answer engine_cache::look(std::size_t i, const settings& with, row_state& row) c
         node_.mask + stream * node_.mask_stream_stride + i % node_.rows * node_.mask_row_stride;
     if (!find_visible(mask, node_.cells, row.visible)) return answer::biased;
     if (row.visible.empty()) return answer::blind;
-    const std::size_t tokens = count(row.visible);
+    const std::size_t tokens = cells_in(row.visible);
     if (row.visible.size() > most_short_ranges &&
         tokens < cells_of_a_long_range * row.visible.size())
         return answer::scattered;
@@ -80,51 +80,65 @@ answer engine_cache::look(std::size_t i, const settings& with, row_state& row) c
     return answer::given;
 }
 
-/// Brings the d_h-major keys of a stream up to date as far as its rows look. They stay as
-/// they are then, while all its rows are planned and computed.
-void engine_cache::refresh(std::size_t stream) {
+/// Brings what is kept of a stream up to date as far as its rows look. It stays as it is
+/// then, while all its rows are planned and computed.
+void engine_cache::refresh(std::size_t stream, const settings& with) {
     std::size_t end = 0;
     for (std::size_t i = stream * node_.rows; i < (stream + 1) * node_.rows; ++i)
         if (!rows_[i]->dense) end = std::max(end, rows_[i]->visible.back().end);
     if (end != 0)
-        mirror_of(node_)
-            .streams.at(node_.first_stream + stream)
-            .refresh(rows_of(node_, stream), end);
+        state_of_layer(with).refresh(rows_of(node_, stream), node_.first_stream + stream, end);
 }
 
-void engine_cache::plan_row(std::size_t i, const settings& with, row_state& row) {
+row_plan engine_cache::plan_row(std::size_t i, const settings& with, row_state& row) {
     const std::size_t stream = i / node_.rows, r = i % node_.rows;
-    const std::span q(node_.q + stream * node_.q_stream_stride + r * node_.q_row_stride,
-                      (node_.heads_q - 1) * node_.q_head_stride + node_.head_dim);
-    const std::span out(node_.out + stream * node_.out_stream_stride + r * node_.out_row_stride,
-                        (node_.heads_q - 1) * node_.out_head_stride + node_.value_dim);
-    const sparq::call_options options{
-        .work = &row.work, .q_stride = node_.q_head_stride, .out_stride = node_.out_head_stride};
+    const row_request request{
+        .q = {node_.q + stream * node_.q_stream_stride + r * node_.q_row_stride,
+              (node_.heads_q - 1) * node_.q_head_stride + node_.head_dim},
+        .out = {node_.out + stream * node_.out_stream_stride + r * node_.out_row_stride,
+                (node_.heads_q - 1) * node_.out_head_stride + node_.value_dim},
+        .heads_q = node_.heads_q,
+        .visible = row.visible,
+        .scale = node_.scale,
+        .options = {.work = &row.scratch.work,
+                    .q_stride = node_.q_head_stride,
+                    .out_stride = node_.out_head_stride}};
     const strided engine = rows_of(node_, stream);
-    if (row.dense) {
-        plans_.push_back(sparq::plan_dense(q, row.storage.assign(engine, row.visible), out, options,
-                                           node_.scale));
-        return;
-    }
-    sparq::sparq_params params = with.params;
-    params.scale = node_.scale;
-    const bool mean_tail =
-        sparq::steps::uses_mean_value(params.tail, node_.heads_q / node_.heads_kv);
-    auto& labels = mirror_of(node_).streams.at(node_.first_stream + stream).labels();
-    plans_.push_back(sparq::plan_sparq(q, labels.view(engine, row.visible, row.storage, mean_tail),
-                                       params, out, options));
+    if (row.dense)
+        return sparq::plan_dense(request.q, row.scratch.storage.assign(engine, row.visible),
+                                 request.out, request.options, node_.scale);
+    return state_of_layer(with).plan(engine, node_.first_stream + stream, request, with,
+                                     row.scratch);
 }
 
-layer_mirror& engine_cache::mirror_of(const attention_node& node) {
-    layer_mirror& mirror = layers_[node.cache.keys];
+layer_state& engine_cache::state_of_layer(const settings& with) {
+    layer& found = layers_[node_.cache.keys];
     const std::uint64_t epoch = epoch_.load(std::memory_order_acquire);
-    if (!mirror.is_of(node)) {
-        mirror.begin(node, epoch);
-    } else if (mirror.epoch != epoch) {
-        mirror.invalidate();
-        mirror.epoch = epoch;
+    const layer_shape shape{node_.cache.streams, node_.heads_kv, node_.head_dim, node_.value_dim};
+    if (found.state == nullptr || found.cache != node_.cache || found.shape != shape ||
+        !found.state->serves(with)) {
+        found = {node_.cache, shape, epoch, make_layer_state(with, shape)};
+    } else if (found.epoch != epoch) {
+        found.state->invalidate();
+        found.epoch = epoch;
     }
-    return mirror;
+    return *found.state;
+}
+
+void engine_cache::wrote(const void* keys, const std::int64_t* rows, std::size_t count) {
+    const auto found = layers_.find(keys);
+    if (found == layers_.end() || found->second.state == nullptr) return;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto row = static_cast<std::size_t>(rows[i]);
+        found->second.state->wrote(row / found->second.cache.cells,
+                                   row % found->second.cache.cells);
+    }
+}
+
+void engine_cache::changed(const void* keys) noexcept {
+    if (const auto found = layers_.find(keys);
+        found != layers_.end() && found->second.state != nullptr)
+        found->second.state->invalidate();
 }
 
 void engine_cache::write_zeros() const {

@@ -10,14 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
-#include <sparq/attention_plan.hpp>
-#include <sparq/workspace.hpp>
 #include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include "attention_node.hpp"
-#include "layer_mirror.hpp"
+#include "layer_state.hpp"
 #include "settings.hpp"
 
 namespace sparq_llama {
@@ -48,45 +46,48 @@ class engine_cache {
         }
         // The rows begin with different threads, so that few heads feed many threads.
         for (std::size_t i = 0; i < plans_.size(); ++i)
-            plans_[i].run((ith + i * node_.heads_kv) % nth, nth, barrier);
+            std::visit(
+                [&](const auto& plan) { plan.run((ith + i * node_.heads_kv) % nth, nth, barrier); },
+                plans_[i]);
         return answer_;
     }
 
     /// The engine writes keys (and the values that go with them) in a graph: one thread.
-    void wrote(const void* keys, const std::int64_t* rows, std::size_t count) {
-        if (const auto found = layers_.find(keys); found != layers_.end())
-            found->second.wrote(rows, count);
-    }
+    /// @param rows  [count], stream * cells + cell each
+    void wrote(const void* keys, const std::int64_t* rows, std::size_t count);
     /// A graph changes keys in place (a shift of the context): one thread.
-    void changed(const void* keys) noexcept {
-        if (const auto found = layers_.find(keys); found != layers_.end())
-            found->second.invalidate();
-    }
+    void changed(const void* keys) noexcept;
     /// Something was written outside of any graph: any thread.
     void changed_outside() noexcept { epoch_.fetch_add(1, std::memory_order_release); }
 
-    [[nodiscard]] const attention_node& node() const noexcept { return node_; }
+    /// What prepare() did.
+    [[nodiscard]] answer last_answer() const noexcept { return answer_; }
 
    private:
-    using plan = sparq::attention_plan<sparq::default_arch, sparq::half, sparq::half>;
+    /// What is kept of one layer, and of which.
+    struct layer {
+        key_cache cache;
+        layer_shape shape;
+        std::uint64_t epoch = 0;  ///< of the writes from outside that it has followed
+        std::unique_ptr<layer_state> state;
+    };
     /// Of one query token; kept from step to step, so that steps allocate nothing.
     struct row_state {
         std::vector<sparq::token_range> visible;
-        sparq::kv_view_storage<sparq::half> storage;
-        sparq::workspace work;
+        row_scratch scratch;
         bool dense = false;
     };
 
     answer try_prepare(const attention_node& node, const settings& with);
     answer look(std::size_t i, const settings& with, row_state& row) const;
-    void refresh(std::size_t stream);
-    void plan_row(std::size_t i, const settings& with, row_state& row);
-    layer_mirror& mirror_of(const attention_node& node);
+    void refresh(std::size_t stream, const settings& with);
+    row_plan plan_row(std::size_t i, const settings& with, row_state& row);
+    layer_state& state_of_layer(const settings& with);
     void write_zeros() const;
 
-    std::unordered_map<const void*, layer_mirror> layers_;
+    std::unordered_map<const void*, layer> layers_;
     std::vector<std::unique_ptr<row_state>> rows_;
-    std::vector<plan> plans_;
+    std::vector<row_plan> plans_;
     attention_node node_;
     answer answer_ = answer::none;
     bool zeros_ = false;

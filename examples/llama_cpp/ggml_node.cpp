@@ -56,13 +56,18 @@ key_cache cache_of(const ggml_tensor* cache, std::size_t cells, std::size_t stre
 
 }  // namespace
 
+bool can_read(const ggml_tensor* t, const char** why_not) {
+    *why_not = nullptr;
+    if (t->src[0]->ne[1] * t->src[0]->ne[3] > most_rows_of_all) return false;
+    *why_not = obstacle(t);
+    return *why_not == nullptr;
+}
+
 std::optional<attention_node> read_node(const ggml_tensor* t, const char** why_not) {
-    if (why_not != nullptr) *why_not = nullptr;
-    if (t->src[0]->ne[1] * t->src[0]->ne[3] > most_rows_of_all) return {};
-    if (const char* what = obstacle(t); what != nullptr) {
-        if (why_not != nullptr) *why_not = what;
-        return {};
-    }
+    const char* what = nullptr;
+    const bool can = can_read(t, &what);
+    if (why_not != nullptr) *why_not = what;
+    if (!can) return {};
     const ggml_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *mask = t->src[3];
     const ggml_tensor* cache = k->view_src;
     attention_node node;

@@ -9,10 +9,14 @@
 
 namespace sparq_llama {
 
-/// The node as attention_node, where sparq can compute it.
+/// Whether sparq can compute a node, by its operands' shapes and types alone: also before
+/// they have memory.
 ///
 /// @param why_not  set otherwise: what it has that sparq does not, or nullptr where nothing
 ///                 needs saying (a prompt)
+bool can_read(const ggml_tensor* flash_attention, const char** why_not);
+
+/// The node as attention_node, where sparq can compute it.
 std::optional<attention_node> read_node(const ggml_tensor* flash_attention,
                                         const char** why_not = nullptr);
 

@@ -1,11 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # sh examples/llama_cpp/run.sh: gets llama.cpp and a small model, builds both, then
-#   - a table of ms a token and closeness to ggml, at several depths of a long text
+#   - a table of ms a token and closeness to ggml, at several depths of a long text, on one
+#     thread and on two
 #   - llama.cpp's own llama-bench and llama-server, unmodified, with the plugin loaded
-# sh examples/llama_cpp/run.sh states [THREADS]: instead, the plugin against untouched runs in
-# every state a cache gets into.
-# Needs Debian 12, 1 GB of disk, and on one core about 10 minutes to build, 10 to measure.
+# sh examples/llama_cpp/run.sh table ...: instead, the table with these options (--help).
+# sh examples/llama_cpp/run.sh states ...: instead, the plugin against untouched runs in every
+# state a cache gets into (--threads 2, --case rollback).
+# Needs Debian 12 and 1 GB of disk.
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
@@ -14,7 +16,7 @@ llama=${SPARQ_LLAMA_CPP:-$build/engine}
 jobs=${SPARQ_JOBS:-$(nproc)}
 
 . "$root/cmake/bootstrap.sh"
-sparq_require_packages g++ cmake ninja-build libxsimd-dev python3-pip bible-kjv curl
+sparq_require_packages g++ cmake ninja-build libxsimd-dev python3-pip bible-kjv curl libcli11-dev
 
 sh "$root/examples/llama_cpp/fetch.sh" "$llama"
 
@@ -28,7 +30,10 @@ if [ ! -f "$llama/build/build.ninja" ]; then
     cmake -S "$llama/llama.cpp" -B "$llama/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
         "-DCMAKE_C_FLAGS=${flags:-}" "-DCMAKE_CXX_FLAGS=${flags:-}" -DBUILD_SHARED_LIBS=ON \
         -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF >/dev/null 2>&1
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF >"$llama/configure.log" 2>&1 || {
+        tail -n 20 "$llama/configure.log" >&2
+        exit 1
+    }
 fi
 cmake --build "$llama/build" --target llama llama-bench llama-server -j "$jobs"
 cmake -S "$root" -B "$build/plugin" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
@@ -43,22 +48,35 @@ text=$build/text.txt
 # Genesis and Exodus, a verse a line, without the verses' numbers.
 bible -l 99999 -f gen1:1-exo40:38 2>/dev/null </dev/null | sed 's/^[A-Za-z0-9]*:[0-9]* //' >"$text"
 
-if [ "${1:-}" = states ]; then
-    exec "$programs/states" "$plugin" "$model" "$text" "${2:-1}"
-fi
+table() { "$programs/table" "$plugin" "$model" "$text" --prompt "$build/prompt.state" "$@"; }
+case ${1:-} in
+states)
+    shift
+    exec "$programs/states" "$plugin" "$model" "$text" "$@"
+    ;;
+table)
+    shift
+    table "$@"
+    exit
+    ;;
+esac
+
+for threads in 1 2; do
+    [ "$threads" -le "$(nproc)" ] || continue
+    echo
+    echo "== decode at several depths, threads: $threads"
+    table --threads "$threads"
+done
 
 echo
-echo "== decode at several depths, one thread"
-"$programs/table" "$plugin" "$model" "$text" "$@"
-
-echo
-echo "== llama-bench: prompts, and 32 tokens at depth 4000; alone, then with the plugin"
-bench() { "$llama/build/bin/llama-bench" -m "$model" -t 1 -fa 1 -r 2 -o md "$@"; }
-bench -p 1024 -n 0 2>/dev/null
-bench -p 0 -n 32 -d 4000 2>/dev/null
+echo "== llama-bench: prompts, and 32 tokens at depth 2048; alone, then with the plugin"
+bench() {
+    "$llama/build/bin/llama-bench" -m "$model" -t "$(nproc)" -fa 1 -r 3 -p 1024 -n 0 -o md
+    "$llama/build/bin/llama-bench" -m "$model" -t 1 -fa 1 -r 3 -p 0 -n 32 -d 2048 -o md
+}
+bench 2>/dev/null
 export GGML_BACKEND_PATH="$plugin"
-bench -p 1024 -n 0
-bench -p 0 -n 32 -d 4000
+bench
 
 echo
 echo "== llama-server with the plugin: two requests at a time"

@@ -14,6 +14,7 @@ namespace sparq_llama {
 namespace {
 
 constexpr std::array method_names{"off", "dense", "sparq", "zeros"};
+constexpr std::array adapter_names{"auto", "extra_buffer", "accel"};
 constexpr std::array tail_names{"automatic", "none", "mean_value"};
 constexpr std::size_t most_layers = 4096;
 
@@ -67,6 +68,13 @@ constexpr std::array names{"SPARQ_METHOD",      "SPARQ_R",         "SPARQ_K",
 
 }  // namespace
 
+adapter adapter_from_environment() {
+    constexpr const char* name = "SPARQ_ADAPTER";
+    const char* value = std::getenv(name);
+    return value == nullptr ? adapter::automatic
+                            : static_cast<adapter>(word(name, value, adapter_names));
+}
+
 void settings::set(std::string_view name, std::string_view value) {
     constexpr std::size_t most = std::numeric_limits<std::uint32_t>::max();
     if (name == "SPARQ_METHOD")
@@ -87,6 +95,8 @@ void settings::set(std::string_view name, std::string_view value) {
         off_below = number(name, value, 0, most);
     else if (name == "SPARQ_MOST_ROWS")
         most_rows = number(name, value, 1, 64);
+    else if (name == "SPARQ_ADAPTER")
+        refuse(name, value, "in the environment of a program that loads the plugin");
     else
         refuse(name, value, "a setting's name, as in README.md");
 }

@@ -17,6 +17,15 @@ enum class method {
     zeros,  ///< writes zeros: the time of a model without attention, and a test that can fail
 };
 
+/// How the plugin gets at ggml's nodes; chosen when it is loaded, by SPARQ_ADAPTER.
+enum class adapter {
+    automatic,     ///< extra_buffer, or accel where the CPU backend hides what that needs
+    extra_buffer,  ///< an entry in the CPU backend's list of extra buffer types
+    accel,         ///< a device of type ACCEL
+};
+/// Throws std::invalid_argument as settings::set() does.
+adapter adapter_from_environment();
+
 struct settings {
     method use = method::sparq;
     sparq::sparq_params params{.r = 16, .k = 128, .local = 32};

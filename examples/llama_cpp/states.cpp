@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// states PLUGIN MODEL TEXT [THREADS [CASE]]: is the plugin right in every state a cache gets into?
+// states PLUGIN MODEL TEXT: is the plugin right in every state a cache gets into?
 //
 // Each case is run with forced tokens and compared by its logits:
 //   off twice      the same bits: the case itself is deterministic
@@ -8,9 +8,8 @@
 //   zeros : off    mean KL above 1: the comparison can fail
 //   sparq : sparq with all copies made anew before every step: the same bits. So the
 //                  d_h-major copy followed whatever happened to the cache.
+#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <thread>
 
 #include "model_run.hpp"
@@ -261,19 +260,23 @@ void check(const named_case& c, llama_model* model, std::span<const llama_token>
 
 int main(int argc, char** argv) {
     using namespace sparq_llama;
-    if (argc < 4) {
-        std::fprintf(stderr, "usage: states PLUGIN MODEL TEXT [THREADS [CASE]]\n");
-        return 2;
-    }
-    const loaded_plugin plugin(argv[1]);
-    const model_ptr model = load_model(argv[2]);
-    const auto text = tokens_of_file(model.get(), argv[3], 2000);
-    const int threads = argc > 4 ? std::atoi(argv[4]) : 1;
+    std::string file, model_file, text_file, only;
+    int threads = 1;
+    CLI::App app("the plugin against untouched runs, in every state a cache gets into");
+    app.add_option("PLUGIN", file)->required()->check(CLI::ExistingFile);
+    app.add_option("MODEL", model_file)->required()->check(CLI::ExistingFile);
+    app.add_option("TEXT", text_file)->required()->check(CLI::ExistingFile);
+    app.add_option("--threads", threads)->check(CLI::Range(1, 64));
+    app.add_option("--case", only, "begins so: those cases alone");
+    CLI11_PARSE(app, argc, argv);
+
+    const loaded_plugin plugin(file);
+    const model_ptr model = load_model(model_file);
+    const auto text = tokens_of_file(model.get(), text_file, 2000);
     expect(plugin.try_configure("SPARQ_R=0") != nullptr, "SPARQ_R=0 is refused");
     plugin.configure("SPARQ_R=16 SPARQ_K=64 SPARQ_LOCAL=16 SPARQ_DENSE_BELOW=0");
     for (const named_case& c : cases)
-        if (argc < 6 || std::string(c.name).rfind(argv[5], 0) == 0)
-            check(c, model.get(), text, plugin, threads);
+        if (std::string(c.name).rfind(only, 0) == 0) check(c, model.get(), text, plugin, threads);
     std::printf("%d threads, %d failures\n", threads, failures);
     return failures == 0 ? 0 : 1;
 }

@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: MIT
-// table PLUGIN MODEL TEXT [DEPTH...]: time of a token and closeness to ggml, at several depths
-// of one text, then how each goes on with the text.
+// table PLUGIN MODEL TEXT: time of a token and closeness to ggml, at several depths of one
+// text, then how each goes on with the text.
 //
-// A text is processed once by a context with flash attention and once by one without; then
-// each method decodes the same tokens of the text from the same cache. One thread; times are
-// medians of the processor time of a step, in rounds that take turns.
+// The text is processed once; then each method decodes the same tokens of it from the same
+// cache. Times are of the processor on one thread, of the clock on more. The methods take
+// turns of a few steps; what is printed is the median over the turns of a turn's median, and
+// of the ratios within a turn.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
 #include <thread>
 
 #include "model_run.hpp"
+#include "prefill.hpp"
 
 namespace sparq_llama {
 namespace {
 
-constexpr std::size_t steps = 16, rounds = 3, continued = 24;
+constexpr std::size_t compared = 17, steps_of_turn = 5, turns = 10, continued = 24;
 
 struct method_row {
     const char* name;
     bool flash_attention;
     const char* settings;
-    std::vector<double> ms;
+    std::vector<double> ms;  ///< a token, of each turn
     std::vector<std::vector<float>> logits;
     std::vector<llama_token> continuation;
 };
@@ -37,9 +39,10 @@ std::vector<method_row> methods() {
             {"(no attention: zeros)", true, "SPARQ_METHOD=zeros", {}, {}, {}}};
 }
 
-double processor_ms() {
+/// Other work on the machine does not count where one thread can be told from it.
+double now_ms(int threads) {
     timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &now);
     return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
 }
 double median(std::vector<double> x) {
@@ -49,35 +52,41 @@ double median(std::vector<double> x) {
 
 class bench {
    public:
-    bench(const loaded_plugin& plugin, llama_model* model, std::span<const llama_token> text)
-        : plugin_(plugin), model_(model), text_(text) {}
-
-    /// Both caches filled with the first `tokens` of the text.
-    void prefill(std::size_t tokens) {
+    bench(const loaded_plugin& plugin, llama_model* model, std::span<const llama_token> text,
+          int threads)
+        : plugin_(plugin), text_(text), threads_(threads) {
         const int all = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-        plugin_.configure("SPARQ_METHOD=off");
         for (const bool flash : {true, false}) {
-            contexts_[flash] = make_context(model_, {.tokens = 8192, .flash_attention = flash});
-            llama_set_n_threads(contexts_[flash].get(), 1, all);
-            for (std::size_t done = 0; done < tokens; done += 512) {
-                std::fprintf(stderr, "\rprompt %s flash attention: %zu of %zu tokens ",
-                             flash ? "with" : "without", done, tokens);
-                append(contexts_[flash].get(), only,
-                       text_.subspan(done, std::min<std::size_t>(512, tokens - done)));
-            }
+            contexts_[flash] = make_context(model, {.tokens = 8192, .flash_attention = flash});
+            llama_set_n_threads(contexts_[flash].get(), threads, all);
         }
-        std::fprintf(stderr, "\n");
     }
 
-    void measure(method_row& row, std::size_t depth, bool keep_logits) {
+    /// Both caches filled with the first `tokens` of the text.
+    void prefill(std::size_t tokens, const std::string& file) {
+        plugin_.configure("SPARQ_METHOD=off");
+        fill_from_file(contexts_[true].get(), text_.first(tokens), file);
+        fill_transposed(contexts_[false].get(), contexts_[true].get());
+    }
+
+    void compare(method_row& row, std::size_t depth) {
         llama_context* c = begin(row, depth);
-        // One step more than are timed: the first copies the keys.
-        for (std::size_t i = 0; i <= steps; ++i) {
-            const double before = processor_ms();
+        for (std::size_t i = 0; i < compared; ++i) {
             step(c, only, text_.subspan(depth + i, 1));
-            if (i != 0) row.ms.push_back(processor_ms() - before);
-            if (keep_logits) row.logits.push_back(logits_of(c, 0, 1));
+            row.logits.push_back(logits_of(c, 0, 1));
         }
+    }
+
+    void time_a_turn(method_row& row, std::size_t depth) {
+        llama_context* c = begin(row, depth);
+        step(c, only, text_.subspan(depth, 1));  // copies keys: not timed
+        std::vector<double> ms;
+        for (std::size_t i = 1; i <= steps_of_turn; ++i) {
+            const double before = now_ms(threads_);
+            step(c, only, text_.subspan(depth + i, 1));
+            ms.push_back(now_ms(threads_) - before);
+        }
+        row.ms.push_back(median(ms));
     }
 
     void go_on(method_row& row, std::size_t depth) {
@@ -100,19 +109,32 @@ class bench {
 
     static constexpr int only[]{0};
     const loaded_plugin& plugin_;
-    llama_model* model_;
     std::span<const llama_token> text_;
+    int threads_;
     context_ptr contexts_[2];
 };
 
+/// Medians over the turns of a row's attention, and of ggml's as many times that.
+struct shares {
+    double attention, of_flash, of_better;
+};
+shares shares_of(const std::vector<method_row>& rows, const method_row& row) {
+    std::vector<double> attention, of_flash, of_better;
+    for (std::size_t turn = 0; turn < turns; ++turn) {
+        const double bare = rows.back().ms[turn], share = row.ms[turn] - bare;
+        const double flash = rows[0].ms[turn] - bare, without = rows[1].ms[turn] - bare;
+        attention.push_back(share);
+        of_flash.push_back(flash / share);
+        of_better.push_back(std::min(flash, without) / share);
+    }
+    return {median(attention), median(of_flash), median(of_better)};
+}
+
 void print(const std::vector<method_row>& rows, std::size_t depth) {
-    const double bare = median(rows.back().ms);
-    const double flash = median(rows[0].ms) - bare;
-    const double better = std::min(flash, median(rows[1].ms) - bare);
     std::printf("\ndepth %zu\n%-24s %9s %9s %10s %12s %12s %9s %8s\n", depth, "", "ms/token",
                 "tokens/s", "attention", "of flash", "of better", "mean KL", "argmax");
     for (const method_row& row : rows) {
-        const double ms = median(row.ms), share = ms - bare;
+        const double ms = median(row.ms);
         std::printf("%-24s %9.2f %9.1f", row.name, ms, 1e3 / ms);
         if (&row == &rows.back()) break;
         double kl = 0.0;
@@ -121,46 +143,38 @@ void print(const std::vector<method_row>& rows, std::size_t depth) {
             kl += kl_divergence(rows[0].logits[i], row.logits[i]);
             equal += most_likely(rows[0].logits[i]) == most_likely(row.logits[i]);
         }
-        std::printf(" %10.2f %11.2fx %11.2fx %9.4f %5zu/%zu\n", share, flash / share,
-                    better / share, kl / static_cast<double>(row.logits.size()), equal,
+        const shares share = shares_of(rows, row);
+        std::printf(" %10.2f %11.2fx %11.2fx %9.4f %5zu/%zu\n", share.attention, share.of_flash,
+                    share.of_better, kl / static_cast<double>(row.logits.size()), equal,
                     row.logits.size());
     }
     std::printf("\n");
     std::fflush(stdout);
 }
 
-}  // namespace
-}  // namespace sparq_llama
+struct options {
+    std::string plugin, model, text, prompt;
+    int threads = 1;
+    std::vector<std::size_t> depths{512, 2048, 4096, 8000};
+};
 
-int main(int argc, char** argv) {
-    using namespace sparq_llama;
-    if (argc < 4) {
-        std::fprintf(stderr, "usage: table PLUGIN MODEL TEXT [DEPTH...], depths up to 8000\n");
-        return 2;
-    }
-    std::vector<std::size_t> depths;
-    for (int i = 4; i < argc; ++i) depths.push_back(std::strtoul(argv[i], nullptr, 10));
-    if (depths.empty()) depths = {512, 2048, 4096, 8000};
-    std::sort(depths.rbegin(), depths.rend());  // a cache is cut back, never filled again
-    if (depths.front() > 8000 || depths.back() < 1) {
-        std::fprintf(stderr, "depths: 1 .. 8000\n");
-        return 2;
-    }
-
-    const loaded_plugin plugin(argv[1]);
-    const model_ptr model = load_model(argv[2]);
-    const auto text = tokens_of_file(model.get(), argv[3], depths.front() + steps + 1);
-    if (text.size() != depths.front() + steps + 1) {
-        std::fprintf(stderr, "%s: only %zu tokens\n", argv[3], text.size());
-        return 2;
-    }
+void print_table(const options& with) {
+    const std::size_t deepest = *std::max_element(with.depths.begin(), with.depths.end());
+    const loaded_plugin plugin(with.plugin);
+    const model_ptr model = load_model(with.model);
+    const auto text = tokens_of_file(model.get(), with.text, deepest + compared);
+    if (text.size() != deepest + compared)
+        throw CLI::ValidationError("TEXT", "only " + std::to_string(text.size()) + " tokens");
     plugin.configure("SPARQ_DENSE_BELOW=0 SPARQ_OFF_BELOW=0");
-    bench run(plugin, model.get(), text);
-    run.prefill(depths.front());
+    bench run(plugin, model.get(), text, with.threads);
+    run.prefill(deepest, with.prompt);
+    std::vector<std::size_t> depths = with.depths;
+    std::sort(depths.rbegin(), depths.rend());  // a cache is cut back, never filled again
     for (const std::size_t depth : depths) {
         std::vector<method_row> rows = methods();
-        for (std::size_t round = 0; round < rounds; ++round)
-            for (method_row& row : rows) run.measure(row, depth, round == 0);
+        for (method_row& row : rows) run.compare(row, depth);
+        for (std::size_t turn = 0; turn < turns; ++turn)
+            for (method_row& row : rows) run.time_a_turn(row, depth);
         print(rows, depth);
         if (depth != depths[depths.size() / 2]) continue;
         std::printf("after %zu tokens each goes on:\n", depth);
@@ -175,5 +189,25 @@ int main(int argc, char** argv) {
         "\nattention: ms a token less those of the model whose attention writes zeros;\n"
         "of flash, of better: how many times ggml's share, with flash attention and at\n"
         "its better setting; KL and argmax: against ggml with flash attention.\n");
+}
+
+}  // namespace
+}  // namespace sparq_llama
+
+int main(int argc, char** argv) {
+    CLI::App app("ms a token and closeness to ggml, at several depths of a text");
+    sparq_llama::options with;
+    app.add_option("PLUGIN", with.plugin)->required()->check(CLI::ExistingFile);
+    app.add_option("MODEL", with.model)->required()->check(CLI::ExistingFile);
+    app.add_option("TEXT", with.text)->required()->check(CLI::ExistingFile);
+    app.add_option("--prompt", with.prompt, "file that keeps the processed text")->required();
+    app.add_option("--threads", with.threads)->check(CLI::Range(1, 64));
+    app.add_option("--depths", with.depths)->check(CLI::Range(1, 8000));
+    CLI11_PARSE(app, argc, argv);
+    try {
+        sparq_llama::print_table(with);
+    } catch (const CLI::Error& error) {
+        return app.exit(error);
+    }
     return 0;
 }

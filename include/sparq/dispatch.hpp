@@ -103,6 +103,9 @@ template <class Outline>
 class dispatched_tasks {
    public:
     [[nodiscard]] std::size_t heads() const noexcept { return outline_.heads(); }
+    [[nodiscard]] bool heads_take_turns() const noexcept {
+        return detail::heads_take_turns(outline_);
+    }
     [[nodiscard]] std::size_t chunks() const noexcept { return outline_.chunks(); }
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
     void begin_report() const { outline_.begin_report(); }

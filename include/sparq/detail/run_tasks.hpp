@@ -7,6 +7,8 @@
 //   prepare(g, scratch)           once a head
 //   chunk(g, scratch, c)          each chunk, in any order, after prepare
 //   finish(g, scratch)            after all chunks
+//   heads_take_turns()            may be missing: whether a chunk of every head comes before
+//                                 the next chunk of any
 // What a chunk leaves in the scratch depends on g and c only, and finish merges in
 // ascending order: so the result has the same bits whichever way it is run.
 #pragma once
@@ -62,6 +64,23 @@ class scratch_pool {
 };
 
 template <class Tasks>
+SPARQ_PER_ISA bool heads_take_turns(const Tasks& tasks) noexcept {
+    if constexpr (requires { tasks.heads_take_turns(); })
+        return tasks.heads_take_turns() && tasks.chunks() > 1;
+    else
+        return false;
+}
+
+/// Chunk i of those of all heads, in the order that reads memory best.
+template <class Tasks>
+SPARQ_PER_ISA void run_chunk(const Tasks& tasks, std::byte* memory, std::size_t i) noexcept {
+    const bool turns = heads_take_turns(tasks);
+    const std::size_t g = turns ? i % tasks.heads() : i / tasks.chunks();
+    const std::size_t c = turns ? i / tasks.heads() : i % tasks.chunks();
+    tasks.chunk(g, memory + g * tasks.scratch_bytes(), c);
+}
+
+template <class Tasks>
 SPARQ_PER_ISA void run_head(const Tasks& tasks, std::size_t g, std::byte* scratch) noexcept {
     tasks.prepare(g, scratch);
     for (std::size_t c = 0; c < tasks.chunks(); ++c) tasks.chunk(g, scratch, c);
@@ -81,7 +100,8 @@ template <class Tasks, class Executor>
 SPARQ_PER_ISA void run_tasks(const Tasks& tasks, std::byte* memory, Executor& executor) {
     scratch_pool pool(memory, tasks.scratch_bytes(), scratch_blocks(tasks));
     constexpr bool serial = std::is_same_v<std::remove_cv_t<Executor>, serial_executor>;
-    if (serial || tasks.chunks() == 1 || tasks.heads() >= split_below_heads) {
+    const bool turns = heads_take_turns(tasks) && tasks.heads() <= scratch_pool::most_blocks;
+    if (!turns && (serial || tasks.chunks() == 1 || tasks.heads() >= split_below_heads)) {
         executor(tasks.heads(), [&](std::size_t g) noexcept {
             const std::size_t i = pool.acquire();
             run_head(tasks, g, pool.block(i));
@@ -90,10 +110,8 @@ SPARQ_PER_ISA void run_tasks(const Tasks& tasks, std::byte* memory, Executor& ex
         return;
     }
     for (std::size_t g = 0; g < tasks.heads(); ++g) tasks.prepare(g, pool.block(g));
-    executor(tasks.heads() * tasks.chunks(), [&](std::size_t i) noexcept {
-        const std::size_t g = i / tasks.chunks();
-        tasks.chunk(g, pool.block(g), i % tasks.chunks());
-    });
+    executor(tasks.heads() * tasks.chunks(),
+             [&](std::size_t i) noexcept { run_chunk(tasks, memory, i); });
     executor(tasks.heads(), [&](std::size_t g) noexcept { tasks.finish(g, pool.block(g)); });
 }
 
@@ -104,15 +122,15 @@ SPARQ_PER_ISA void run_share(const Tasks& tasks, std::byte* memory, std::size_t 
                              std::size_t nth, Barrier& barrier) {
     const std::size_t heads = tasks.heads(), total = heads * tasks.chunks();
     const auto block = [&](std::size_t g) { return memory + g * tasks.scratch_bytes(); };
-    if (tasks.chunks() == 1 || heads % nth == 0 || heads >= 8 * nth) {
+    const bool whole = tasks.chunks() == 1 || heads % nth == 0 || heads >= 8 * nth;
+    if (whole && !heads_take_turns(tasks)) {
         for (std::size_t g = ith; g < heads; g += nth) run_head(tasks, g, block(ith));
         return;
     }
     for (std::size_t g = ith; g < heads; g += nth) tasks.prepare(g, block(g));
     barrier();
     const std::size_t end = total * (ith + 1) / nth;
-    for (std::size_t i = total * ith / nth; i < end; ++i)
-        tasks.chunk(i / tasks.chunks(), block(i / tasks.chunks()), i % tasks.chunks());
+    for (std::size_t i = total * ith / nth; i < end; ++i) run_chunk(tasks, memory, i);
     barrier();
     for (std::size_t g = ith; g < heads; g += nth) tasks.finish(g, block(g));
 }
