@@ -63,7 +63,9 @@ class method {
 /// | h2o | k=128, local=k/4; or share |
 /// | lm_infinite | k=128, initial=16; or share |
 /// | flexgen | k=128, dropped=lost,renormalise,spread |
-/// | quest | k=128, newest=off,on (its page); or share |
+/// | sparq_codes | bits=4,2,8, r=16, k=128, local=k/4, tail, components=magnitude,spread,
+/// temperature=paper,none | | tiers | tolerance=0.05; or refined and exact; channels=d_h/4 | |
+/// quest | k=128, newest=off,on (its page); or share |
 ///
 /// All of them: dense_layers=0.
 std::unique_ptr<method> make_method(const std::string& text);

@@ -38,6 +38,24 @@ const std::vector<std::string> small_set = {
     "h2o:share=0.25", "lm_infinite:share=0.25",     "quest:share=0.25",
 };
 
+/// What keeps codes of few bits.
+const std::vector<std::string> tiers_set = {
+    "dense",
+    "tiers:tolerance=0.01",
+    "tiers:tolerance=0.02",
+    "tiers:tolerance=0.05",
+    "tiers:tolerance=0.1",
+    "tiers:tolerance=0.15",
+    "tiers:tolerance=0.2",
+    "tiers:refined=128,exact=32",
+    "tiers:refined=256,exact=64",
+    "sparq_codes:bits=8,r=16,k=128",
+    "sparq_codes:bits=4,r=16,k=128",
+    "sparq_codes:bits=4,r=16,k=128,components=spread,temperature=none",
+    "sparq_codes:bits=4,r=16,k=64,components=spread,temperature=none",
+    "sparq_codes:bits=2,r=32,k=128,components=spread,temperature=none",
+};
+
 std::string sparq_spec(std::size_t r, std::size_t k, const std::string& more) {
     return "sparq:r=" + std::to_string(r) + ",k=" + std::to_string(k) + more;
 }
@@ -70,10 +88,11 @@ std::vector<std::string> whole_set() {
 std::vector<std::string> set_of(const std::string& name) {
     if (name == "@main") return main_set;
     if (name == "@small") return small_set;
+    if (name == "@tiers") return tiers_set;
     if (name == "@grid") return grid_set();
     if (name == "@whole") return whole_set();
     throw std::invalid_argument("methods = " + name +
-                                "; allowed: @main, @small, @grid, @whole, or a method");
+                                "; allowed: @main, @small, @tiers, @grid, @whole, or a method");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "coded_methods.hpp"
 #include "method.hpp"
 
 namespace quality {
@@ -194,6 +195,8 @@ const std::map<std::string, maker>& makers() {
         {"lm_infinite", make<lm_infinite_method>},
         {"flexgen", make<flexgen_method>},
         {"quest", make<quest_method>},
+        {"sparq_codes", make_sparq_codes},
+        {"tiers", make_tiers},
     };
     return all;
 }
