@@ -3,9 +3,8 @@
 //
 //   logits[h][t] = sum over the channels c of weights[h][c] * (minimum_c + (code + 1/2) width_c)
 //
-// Some channels at a time over a run of strips, so that each is read as one long run: 32 side by
-// side reach a third of the streaming rate, 8 to 16 in runs of 2, 4, 8 KB 0.55, 0.7, 0.9 of
-// it (Zen 3). Between the passes the integer sums wait where the logits go.
+// Some channels at a time over a run of strips, so that each is read as one long run
+// (config.hpp). Between the passes the integer sums wait where the logits go.
 //
 // Traffic: bits / 8 bytes a token and channel, once for all query heads, and 4 bytes a
 // channel and strip. Writes 4 bytes a token and head.
@@ -176,8 +175,7 @@ class run_scan {
             look_up<Bytes>(byte, sums_of, terms_of, finished);
     }
 
-    /// Asks for what terms read next. Always inlined: g++ 12 takes a function that only
-    /// prefetches for one without effect and drops its calls.
+    /// Asks for what terms read next. Inlined, since g++ 12 drops calls of what only prefetches.
     template <std::size_t Bytes>
     struct prefetcher {
         const code_channels* channels;
