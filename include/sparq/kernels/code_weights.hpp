@@ -109,8 +109,8 @@ class code_weigher {
         return channel_[side][term];
     }
 
-    /// Asks for the ranges that it takes of a strip.
-    void prefetch(const code_range* ranges) const noexcept {
+    /// Asks for the ranges that it takes of a strip. (Inlined: as in scan_codes.hpp.)
+    SPARQ_ALWAYS_INLINE void prefetch(const code_range* ranges) const noexcept {
         for (std::size_t side = 0; side < sides; ++side)
             for (std::size_t i = 0; i < terms_; ++i)
                 sparq::detail::simd::prefetch(ranges + channel_[side][i]);

@@ -3,9 +3,8 @@
 //
 //   logits[h][t] = sum over the channels c of weights[h][c] * (minimum_c + (code + 1/2) width_c)
 //
-// Some channels at a time over a run of strips, so that each is read as one long run: 32 side by
-// side reach a third of the streaming rate, 8 to 16 in runs of 2, 4, 8 KB 0.55, 0.7, 0.9 of
-// it (Zen 3). Between the passes the integer sums wait where the logits go.
+// Some channels at a time over a run of strips, so that each is read as one long run
+// (config.hpp). Between the passes the integer sums wait where the logits go.
 //
 // Traffic: bits / 8 bytes a token and channel, once for all query heads, and 4 bytes a
 // channel and strip. Writes 4 bytes a token and head.
@@ -36,6 +35,8 @@ class run_scan {
     static constexpr std::size_t narrow = std::min<std::size_t>(wide, 16);
     static constexpr std::size_t slot = bits == 8 ? sizeof(std::int16_t) : 16;
     using sum_type = code_sum<bits>;
+    template <std::size_t Bytes>
+    static constexpr std::size_t tile_bytes = code_bytes<Label>(tile_tokens(Bytes));
 
    public:
     run_scan(const code_run<Label>& run, const code_query& query, std::size_t channel,
@@ -71,7 +72,7 @@ class run_scan {
     }
 
    private:
-    void ask_for_ranges(std::size_t s) const noexcept {
+    SPARQ_ALWAYS_INLINE void ask_for_ranges(std::size_t s) const noexcept {
         if (s < run_.count) weigher_.prefetch(run_.strips[s].ranges);
     }
 
@@ -174,32 +175,36 @@ class run_scan {
             look_up<Bytes>(byte, sums_of, terms_of, finished);
     }
 
-    /// Asks for what the pass's terms i, .. read next.
+    /// Asks for what terms read next. Inlined, since g++ 12 drops calls of what only prefetches.
     template <std::size_t Bytes>
-    [[nodiscard]] auto prefetcher(std::size_t byte) const noexcept {
-        constexpr std::size_t bytes = code_bytes<Label>(tile_tokens(Bytes));
-        const std::size_t next = byte + code_prefetch_bytes;
-        const bool later = next >= end_byte_;
-        const bool wanted = byte % cache_line_bytes < bytes;
-        const code_channels* channels = later ? &upcoming_ : &channels_;
-        const std::size_t at = later ? next - end_byte_ : next;
-        const std::size_t known = later ? known_ : pass_terms_;
-        return [=](std::size_t i) {
-            if (!wanted) return;
-            for (std::size_t l = 0; l < bytes; l += cache_line_bytes)
-                for (std::size_t j = i; j < i + entries_at_once && j < known; ++j) {
-                    sparq::detail::simd::prefetch(channels->first[j] + at + l);
-                    if constexpr (bits == 2)
-                        sparq::detail::simd::prefetch(channels->second[j] + at + l);
+    struct prefetcher {
+        const code_channels* channels;
+        std::size_t at, known;
+
+        /// Of terms i and those that are added with it.
+        SPARQ_ALWAYS_INLINE void operator()(std::size_t i) const noexcept {
+            namespace simd = sparq::detail::simd;
+            if (i >= known) return;
+            for (std::size_t l = 0; l < tile_bytes<Bytes>; l += cache_line_bytes)
+                for (std::size_t j = i; j < i + entries_at_once; ++j) {
+                    simd::prefetch(channels->first[j] + at + l);
+                    if constexpr (bits == 2) simd::prefetch(channels->second[j] + at + l);
                 }
-        };
+        }
+    };
+    template <std::size_t Bytes>
+    [[nodiscard]] SPARQ_ALWAYS_INLINE prefetcher<Bytes> ahead_of(std::size_t byte) const noexcept {
+        const std::size_t next = byte + code_prefetch_bytes;
+        const bool wanted = byte % cache_line_bytes < tile_bytes<Bytes>;
+        if (next >= end_byte_) return {&upcoming_, next - end_byte_, wanted ? known_ : 0};
+        return {&channels_, next, wanted ? pass_terms_ : 0};
     }
 
     template <std::size_t Bytes, class Sums, class Terms, class Finished>
     SPARQ_ALWAYS_INLINE void look_up(std::size_t byte, const Sums& sums_of, const Terms& terms_of,
                                      const Finished& finished) const noexcept {
         using ops = sparq::detail::native::byte_ops<Bytes>;
-        const auto ahead = prefetcher<Bytes>(byte);
+        const auto ahead = ahead_of<Bytes>(byte);
         typename ops::reg indices[code_terms_at_once<bits>][4];
         if (heads_ > 1)
             for (std::size_t i = 0; i < pass_terms_; ++i) {
@@ -237,13 +242,12 @@ class run_scan {
             if constexpr (Bytes == 0) {
                 compute_entries<Arch, bits>(channels_, byte, pass_terms_, terms_of(h), sums);
             } else {
-                const auto ahead = prefetcher<Bytes>(byte);
+                const auto ahead = ahead_of<Bytes>(byte);
+                const prefetcher<Bytes> quiet{&channels_, 0, 0};
                 std::int16_t weights[code_terms_at_once<8>];
                 std::memcpy(weights, terms_of(h), pass_terms_ * sizeof(weights[0]));
                 multiply_codes<sparq::detail::native::byte_ops<Bytes>>(
-                    channels_, byte, pass_terms_, weights, sums, [&](std::size_t i) {
-                        if (h == 0) ahead(i);
-                    });
+                    channels_, byte, pass_terms_, weights, sums, h == 0 ? ahead : quiet);
             }
             if (last_pass_)
                 finished(h, static_cast<const sum_type*>(sums));
