@@ -17,6 +17,7 @@ namespace detail::native {
 void narrow(nowhere);
 void gather_halves(nowhere);
 void exponential(nowhere);
+void sum_each_of_eight(nowhere);
 
 #if defined(SPARQ_HAS_X86)
 
@@ -163,6 +164,19 @@ SPARQ_ALWAYS_INLINE __m128 reduce_each(__m256 a, __m256 b, __m256 c, __m256 d, O
         return op(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     };
     return reduce_each(fold(a), fold(b), fold(c), fold(d), op);
+}
+/// The sums of eight registers' lanes, with the bits of reduce_each.
+SPARQ_ALWAYS_INLINE __m256 sum_each_of_eight(const float* x, __m256) noexcept {
+    const auto fold = [x](std::size_t i) {  // of registers i and i + 4
+        const __m256 a = _mm256_loadu_ps(x + 8 * i), b = _mm256_loadu_ps(x + 8 * (i + 4));
+        return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20),
+                             _mm256_permute2f128_ps(a, b, 0x31));
+    };
+    const auto zip = [](__m256 a, __m256 b) {
+        return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    };
+    const __m256 ab = zip(fold(0), fold(1)), cd = zip(fold(2), fold(3));
+    return _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
 }
 #endif  // __AVX__
 

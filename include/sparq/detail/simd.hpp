@@ -94,8 +94,7 @@ SPARQ_ALWAYS_INLINE f32<Arch> load(const float* p) noexcept {
 
 /// Into a register: g++ would repeat the load in every instruction that uses the value.
 template <class Arch>
-SPARQ_ALWAYS_INLINE f32<Arch> load_once(const float* p) noexcept {
-    f32<Arch> x = load<Arch>(p);
+SPARQ_ALWAYS_INLINE f32<Arch> in_register(const f32<Arch>& x) noexcept {
 #if defined(SPARQ_HAS_X86) && defined(__GNUC__)
     if constexpr (!is_plain<Arch>) {
         auto loaded = static_cast<typename f32<Arch>::register_type>(x);
@@ -259,6 +258,26 @@ SPARQ_ALWAYS_INLINE void greatest_lanes_of_four(const std::array<f32<Arch>, 4>& 
         [](auto a, auto b) { return native::maximum(a, b); });
 }
 
+/// out[i] = the sum of the lanes of the i-th of n vectors at x; n is a multiple of 4.
+template <class Arch>
+SPARQ_ALWAYS_INLINE void sum_lanes_of_each(const float* x, std::size_t n, float* out) noexcept {
+    constexpr std::size_t width = lanes<Arch>;
+    std::size_t i = 0;
+    if constexpr (!is_plain<Arch>) {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg r) { native::sum_each_of_eight(x, r); })
+            for (; i + 8 <= n; i += 8)
+                simd::store<Arch>(out + i,
+                                  f32<Arch>(native::sum_each_of_eight(x + i * width, reg{})));
+    }
+    for (; i < n; i += 4) {
+        const float* y = x + i * width;
+        sum_lanes_of_four<Arch>({load<Arch>(y), load<Arch>(y + width), load<Arch>(y + 2 * width),
+                                 load<Arch>(y + 3 * width)},
+                                out + i);
+    }
+}
+
 template <class Arch>
 SPARQ_ALWAYS_INLINE float sum_lanes(const f32<Arch>& x) noexcept {
     float sums[4];
@@ -268,9 +287,9 @@ SPARQ_ALWAYS_INLINE float sum_lanes(const f32<Arch>& x) noexcept {
 
 template <class Arch>
 SPARQ_ALWAYS_INLINE float greatest_lane(const f32<Arch>& x) noexcept {
-    float greatest[4];
-    greatest_lanes_of_four<Arch>({x, x, x, x}, greatest);
-    return greatest[0];
+    float all[4];
+    greatest_lanes_of_four<Arch>({x, x, x, x}, all);
+    return all[0];
 }
 
 /// sums[i] += lane i of x, in double.
@@ -283,13 +302,17 @@ SPARQ_ALWAYS_INLINE void add_to_doubles(double* sums, const f32<Arch>& x) noexce
     }
 }
 
-/// Asks for the line at p to come into L2; harmless for any address. (Into L1 no more
-/// than its few fill buffers can be on their way at a time.)
-SPARQ_ALWAYS_INLINE void prefetch(const void* p) noexcept {
+/// Asks for the line at p to come into L2; harmless for any address. (Into L1 no more than
+/// its few fill buffers can be on their way.)
+SPARQ_ALWAYS_INLINE void prefetch([[maybe_unused]] const void* p) noexcept {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(p, 0, 2);
-#else
-    (void)p;
+#endif
+}
+/// The same into L1, for what is in L2 by now.
+SPARQ_ALWAYS_INLINE void prefetch_from_l2([[maybe_unused]] const void* p) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 3);
 #endif
 }
 

@@ -5,11 +5,12 @@
 //
 // Traffic: each row is read once for up to four query heads. Numerics: float; lane i
 // of the accumulator sums the columns c = i (mod lanes) in ascending order with fused
-// multiply-add (where the target has it), then sum_lanes_of_four. The order does not
+// multiply-add (where the target has it), then sum_lanes_of_each. The order does not
 // depend on how many rows or heads are computed together, so neither do the bits.
 // |error| <= (width / lanes + log2(lanes)) * eps * sum |queries[h][c] * rows[j][c]|.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <type_traits>
@@ -30,8 +31,8 @@ struct upcoming_rows {
     /// Asks for rows [from, to), as far as there are any.
     SPARQ_ALWAYS_INLINE void prefetch(std::size_t from, std::size_t to) const noexcept {
         for (std::size_t j = from; j < to && j < count; ++j)
-            for (std::size_t c = 0; c < width; c += cache_line_bytes / sizeof(T))
-                sparq::detail::simd::prefetch(rows[j] + c);
+            for (const T *p = rows[j], *end = p + width; p < end; p += cache_line_bytes / sizeof(T))
+                sparq::detail::simd::prefetch(p);
     }
 };
 
@@ -39,28 +40,59 @@ namespace detail {
 
 namespace simd = sparq::detail::simd;
 
-/// Rows computed together with `Heads` heads: the accumulators, the rows and a query stay in
-/// registers, and a row is widened once for all of up to four heads.
+/// Rows computed together with `Heads` heads: the accumulators and what they are computed
+/// from stay in registers, and a row is widened once for all of up to four heads.
 template <class Arch, std::size_t Heads>
-inline constexpr std::size_t rows_at_once = Heads > 2 && simd::registers<Arch> < 32 ? 2 : 4;
+inline constexpr std::size_t rows_at_once = Heads == 4 && simd::registers<Arch> < 32 ? 2 : 4;
 
-/// `Heads` x `Rows` dot products, sums[h][j].
+/// Three heads by four vectors fit into 16 registers only if the heads' factors are held
+/// and the others come one by one.
+template <class Arch, std::size_t Heads>
+inline constexpr bool three_heads = Heads == 3 && simd::registers<Arch> < 32;
+
+/// sum[h][j] += a(h) * b(j). What is held in registers: all a and one b, or all b and one a.
+template <class Arch, bool HoldsA, std::size_t Heads, std::size_t Count, class A, class B>
+SPARQ_ALWAYS_INLINE void add_products(const A& a, const B& b,
+                                      simd::f32<Arch> (&sum)[Heads][Count]) noexcept {
+    using vec = simd::f32<Arch>;
+    if constexpr (HoldsA) {
+        vec x[Heads];
+        for (std::size_t h = 0; h < Heads; ++h) x[h] = simd::in_register<Arch>(a(h));
+        for (std::size_t j = 0; j < Count; ++j) {
+            const vec y = simd::in_register<Arch>(b(j));
+            for (std::size_t h = 0; h < Heads; ++h)
+                sum[h][j] = simd::multiply_add<Arch>(x[h], y, sum[h][j]);
+        }
+    } else {
+        vec y[Count];
+        for (std::size_t j = 0; j < Count; ++j) y[j] = b(j);
+        for (std::size_t h = 0; h < Heads; ++h) {
+            const vec x = a(h);
+            for (std::size_t j = 0; j < Count; ++j)
+                sum[h][j] = simd::multiply_add<Arch>(x, y[j], sum[h][j]);
+        }
+    }
+}
+
+/// Rows whose accumulators are reduced together.
+inline constexpr std::size_t rows_reduced_at_once = 16;
+
+/// Products of `Heads` queries with `Rows` rows, not yet summed over the lanes: the vector
+/// of (h, j) goes to lanes[h * rows_reduced_at_once + j].
 template <class Arch, std::size_t Heads, std::size_t Rows, class T>
 SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride,
                                   const std::array<const T*, Rows>& row, std::size_t width,
-                                  float (&sums)[Heads * Rows]) noexcept {
+                                  float* lanes) noexcept {
     using vec = simd::f32<Arch>;
-    static_assert(Heads * Rows % 4 == 0);
-    vec sum[Heads * Rows];
-    for (auto& one : sum) one = simd::splat<Arch>(0.0f);
+    vec sum[Heads][Rows];
+    for (auto& head : sum)
+        for (auto& one : head) one = simd::splat<Arch>(0.0f);
     const auto add_columns = [&](std::size_t c, const auto& load) {
-        vec key[Rows];
-        for (std::size_t j = 0; j < Rows; ++j) key[j] = load(row[j] + c);
-        for (std::size_t h = 0; h < Heads; ++h) {
-            const vec q = simd::load_once<Arch>(queries + h * query_stride + c);
-            for (std::size_t j = 0; j < Rows; ++j)
-                sum[h * Rows + j] = simd::multiply_add<Arch>(q, key[j], sum[h * Rows + j]);
-        }
+        const auto query = [&](std::size_t h) {
+            return simd::in_register<Arch>(simd::load<Arch>(queries + h * query_stride + c));
+        };
+        add_products<Arch, three_heads<Arch, Heads> >(
+            query, [&](std::size_t j) { return load(row[j] + c); }, sum);
     };
 
     std::size_t c = 0;
@@ -69,34 +101,57 @@ SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride
     if (const std::size_t n = width - c; n != 0)
         add_columns(c, [n](const T* p) { return simd::load_partial<Arch>(p, n); });
 
-    for (std::size_t i = 0; i < Heads * Rows; i += 4)
-        simd::sum_lanes_of_four<Arch>({sum[i], sum[i + 1], sum[i + 2], sum[i + 3]}, sums + i);
+    for (std::size_t h = 0; h < Heads; ++h)
+        for (std::size_t j = 0; j < Rows; ++j)
+            simd::store<Arch>(lanes + (h * rows_reduced_at_once + j) * simd::lanes<Arch>,
+                              sum[h][j]);
+}
+
+/// Up to rows_reduced_at_once rows. Their lanes are summed at the end, eight and more vectors
+/// at a time: one tile's sums would wait for its last products.
+template <class Arch, std::size_t Heads, class T>
+SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_stride,
+                                       const T* const* rows, std::size_t n, std::size_t width,
+                                       float* logits, std::size_t logits_stride,
+                                       const upcoming_rows<T>& upcoming,
+                                       std::size_t upcoming_from) noexcept {
+    constexpr std::size_t tile = rows_at_once<Arch, Heads>, most = rows_reduced_at_once;
+    alignas(cache_line_bytes) float lanes[Heads * most * simd::lanes<Arch>];
+    const std::size_t padded = (n + 3) / 4 * 4;  // the last row again where fewer are left
+    for (std::size_t j = 0; j < padded; j += tile) {
+        upcoming.prefetch(upcoming_from + j, upcoming_from + j + tile);
+        std::array<const T*, tile> row;
+        for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + i < n ? j + i : n - 1];
+        dot_tile<Arch, Heads, tile>(queries, query_stride, row, width,
+                                    lanes + j * simd::lanes<Arch>);
+    }
+    for (std::size_t h = 0; h < Heads; ++h) {
+        float sums[most];
+        float* out = logits + h * logits_stride;
+        const float* of_head = lanes + h * most * simd::lanes<Arch>;
+        simd::sum_lanes_of_each<Arch>(of_head, padded, padded == n ? out : sums);
+        if (padded != n) std::copy_n(static_cast<const float*>(sums), n, out);
+    }
 }
 
 template <class Arch, std::size_t Heads, class T>
 void dot_rows_of_heads(const float* queries, std::size_t query_stride, const T* const* rows,
                        std::size_t n, std::size_t width, float* logits, std::size_t logits_stride,
                        const upcoming_rows<T>& upcoming) noexcept {
-    constexpr std::size_t tile = rows_at_once<Arch, Heads>;
-    for (std::size_t j = 0; j < n; j += tile) {
-        upcoming.prefetch(j, j + tile);
-        const std::size_t count = n - j < tile ? n - j : tile;
-        std::array<const T*, tile> row;  // the last row again where fewer are left
-        for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + (i < count ? i : count - 1)];
-        float sums[Heads * tile];
-        dot_tile<Arch, Heads, tile>(queries, query_stride, row, width, sums);
-        for (std::size_t h = 0; h < Heads; ++h)
-            for (std::size_t i = 0; i < count; ++i)
-                logits[h * logits_stride + j + i] = sums[h * tile + i];
-    }
+    for (std::size_t j = 0; j < n; j += rows_reduced_at_once)
+        dot_row_block<Arch, Heads>(queries, query_stride, rows + j,
+                                   std::min(n - j, rows_reduced_at_once), width, logits + j,
+                                   logits_stride, upcoming, j);
 }
 
 /// Calls body(std::integral_constant<Heads>, first) for tiles of at most four heads that
-/// cover `group` heads.
+/// cover `group` heads. A tile of three costs less than those of two and one.
 template <class Body>
 SPARQ_ALWAYS_INLINE void for_head_tiles(std::size_t group, const Body& body) noexcept {
     std::size_t h = 0;
-    for (; h + 4 <= group; h += 4) body(std::integral_constant<std::size_t, 4>{}, h);
+    for (; h + 4 <= group && h + 5 != group; h += 4)
+        body(std::integral_constant<std::size_t, 4>{}, h);
+    for (; h + 3 <= group; h += 3) body(std::integral_constant<std::size_t, 3>{}, h);
     for (; h + 2 <= group; h += 2) body(std::integral_constant<std::size_t, 2>{}, h);
     if (h < group) body(std::integral_constant<std::size_t, 1>{}, h);
 }

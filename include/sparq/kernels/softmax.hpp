@@ -64,10 +64,6 @@ SPARQ_ALWAYS_INLINE simd::f32<Arch> load_padded(const float* x, std::size_t n) n
     return simd::load<Arch>(static_cast<const float*>(copy));
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// Lane-wise maxima of n >= 1 logits.
 template <class Arch>
 SPARQ_ALWAYS_INLINE simd::f32<Arch> maxima_of(const float* x, std::size_t n) noexcept {
@@ -142,36 +138,65 @@ float log_sum_exp_of(const float* maximum, const float* sum, std::size_t n) noex
     return log_sum_exp({all, simd::sum_lanes<Arch>(total)});
 }
 
-/// Takes a block of n >= 1 logits for each head into its state, and makes weights of
-/// them: exp(logit - the state's new maximum). Four heads' lanes are reduced together.
-///
-/// @param logits   [heads, stride] logits, then weights
-/// @param rescale  [heads], what was weighted before must be multiplied with
+namespace detail {
+
+/// Raises the maxima of states to those of a block of whole vectors.
 template <class Arch>
-void take_softmax_block(float* logits, std::size_t heads, std::size_t stride, std::size_t n,
-                        softmax_state* state, float* rescale) noexcept {
-    namespace simd = sparq::detail::simd;
-    for (std::size_t first = 0; first < heads; first += 4) {
-        const std::size_t count = heads - first < 4 ? heads - first : 4;
-        std::array<simd::f32<Arch>, 4> lanes;
-        lanes.fill(simd::splat<Arch>(detail::padding_logit));
-        float reduced[4];
-        for (std::size_t h = 0; h < count; ++h)
-            lanes[h] = detail::maxima_of<Arch>(logits + (first + h) * stride, n);
-        simd::greatest_lanes_of_four<Arch>(lanes, reduced);
-        softmax_state block[4];
-        for (std::size_t h = 0; h < count; ++h) {
-            const float before = state[first + h].maximum;
-            block[h].maximum = before < reduced[h] ? reduced[h] : before;
-            float* row = logits + (first + h) * stride;
-            lanes[h] = detail::sums_of_exponentials<Arch, true>(row, n, block[h].maximum, row);
-        }
-        simd::sum_lanes_of_four<Arch>(lanes, reduced);
-        for (std::size_t h = 0; h < count; ++h) {
-            block[h].sum = reduced[h];
-            rescale[first + h] = merge_softmax(state[first + h], block[h]).of_first;
-        }
+void raise_maxima(const float* logits, std::size_t heads, std::size_t stride, std::size_t n,
+                  softmax_state* state, float* lane_sums, float* rescale) noexcept {
+    for (std::size_t h = 0; h < heads; ++h) {
+        const float before = state[h].maximum, block = greatest<Arch>(logits + h * stride, n);
+        if (before < block) state[h].maximum = block;
+        rescale[h] = before < block ? std::exp(before - block) : 1.0f;
+        float* sums = lane_sums + h * simd::lanes<Arch>;
+        simd::store<Arch>(sums, simd::load<Arch>(sums) * simd::splat<Arch>(rescale[h]));
     }
+}
+
+}  // namespace detail
+
+/// Takes a block of logits for each head into its state, and makes weights of them:
+/// exp(logit - the state's maximum). Most blocks hold no new maximum and touch nothing but
+/// the sums of their lanes.
+///
+/// @param logits     [heads, stride] logits, then weights; whole vectors are read and
+///                   written, what lies behind the n-th counts for nothing
+/// @param n          at least 1; padded to whole vectors at most the stride
+/// @param state      [heads], their sums are left alone
+/// @param lane_sums  [heads, lanes] of weights, NaN where a logit was not finite
+/// @param rescale    [heads], what was weighted before must be multiplied with
+/// @return           whether that is anything but 1
+template <class Arch>
+bool take_softmax_block(float* logits, std::size_t heads, std::size_t stride, std::size_t n,
+                        softmax_state* state, float* lane_sums, float* rescale) noexcept {
+    namespace simd = sparq::detail::simd;
+    constexpr std::size_t lanes = simd::lanes<Arch>;
+    constexpr unsigned all = (1u << lanes) - 1u;
+    const std::size_t padded = simd::padded<Arch>(n);
+    unsigned steady = all;
+    for (std::size_t h = 0; h < heads; ++h) {
+        float* row = logits + h * stride;
+        for (std::size_t i = n; i < padded; ++i) row[i] = detail::padding_logit;
+        auto greatest = simd::load<Arch>(row);
+        for (std::size_t i = lanes; i < padded; i += lanes)
+            greatest = simd::maximum<Arch>(greatest, simd::load<Arch>(row + i));
+        steady &= simd::mask_at_least<Arch>(simd::splat<Arch>(state[h].maximum), greatest);
+    }
+    if (steady != all)
+        detail::raise_maxima<Arch>(logits, heads, stride, padded, state, lane_sums, rescale);
+    const auto zero = simd::splat<Arch>(0.0f);
+    for (std::size_t h = 0; h < heads; ++h) {
+        const auto offset = simd::splat<Arch>(state[h].maximum);
+        auto sum = simd::load<Arch>(lane_sums + h * lanes);
+        for (float* x = logits + h * stride; x != logits + h * stride + padded; x += lanes) {
+            const auto logit = simd::load<Arch>(x);
+            const auto weight = simd::exponential<Arch>(logit - offset);
+            simd::store<Arch>(x, weight);
+            sum = sum + simd::multiply_add<Arch>(logit, zero, weight);
+        }
+        simd::store<Arch>(lane_sums + h * lanes, sum);
+    }
+    return steady != all;
 }
 
 /// out[t] (+)= factor * x[t].

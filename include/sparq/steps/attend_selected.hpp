@@ -7,14 +7,13 @@
 // (dense attention is this over chunks of consecutive tokens).
 //
 // Traffic: k * (d_h + value_dim) elements, each row read once for all G query heads.
-// Numerics: float. Blocks of attend_block_tokens rows, each with its own maximum,
+// Numerics: float. Blocks of attend_block_tokens rows, each with the maximum so far,
 // rescaled into running sums (online softmax), then one division.
 // With eps = 2^-24: |error| <= about (d_h / lanes + 8) eps * max |scale q . k terms|
 // relative in the weights, plus (16 + blocks) eps * sum s |V|.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -25,8 +24,8 @@
 #include "../kernels/dot_rows.hpp"
 #include "../kernels/softmax.hpp"
 #include "query_components.hpp"
+#include "row_sources.hpp"
 #include "select_tokens.hpp"
-#include "token_cursor.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
@@ -52,102 +51,14 @@ scaled_queries scale_queries(const query_group& q, float scale, float* memory) n
 struct partial_attention {
     kernels::softmax_state* state;  ///< [heads]
     float* sums;                    ///< [heads, stride]
-    std::size_t heads, stride;
+    float* lane_sums;               ///< [heads, lanes]: of the weights, by lane
+    std::size_t heads, stride, lanes;
 
     SPARQ_PER_ISA void clear() const noexcept {
         std::fill_n(state, heads, kernels::softmax_state{});
         std::fill_n(sums, heads * stride, 0.0f);
+        std::fill_n(lane_sums, heads * lanes, 0.0f);
     }
-};
-
-/// Asks for the rows of tokens, given in ascending order.
-template <class T, class Label>
-class row_prefetch {
-   public:
-    SPARQ_PER_ISA row_prefetch(const kv_view<T, Label>& view, std::size_t g) noexcept
-        : view_(view), cursor_(view, g) {}
-
-    SPARQ_PER_ISA void operator()(std::size_t token) noexcept {
-        cursor_.seek(token);
-        ask(cursor_.key_row(), view_.head_dim());
-        ask(cursor_.value_row(), view_.value_dim());
-    }
-
-   private:
-    SPARQ_PER_ISA static void ask(const T* row, std::size_t width) noexcept {
-        kernels::upcoming_rows<T>{&row, 1, width}.prefetch(0, 1);
-    }
-
-    kv_view<T, Label> view_;
-    token_cursor<T, Label> cursor_;
-};
-
-/// Rows of one block.
-template <class T>
-struct row_block {
-    const T* keys[attend_block_tokens];
-    const T* values[attend_block_tokens];
-    std::size_t count = 0;
-
-    template <class Label>
-    SPARQ_PER_ISA void add(const token_cursor<T, Label>& cursor) noexcept {
-        keys[count] = cursor.key_row();
-        values[count++] = cursor.value_row();
-    }
-};
-
-/// Fills blocks with the rows of listed tokens.
-template <class T, class Label>
-class listed_rows {
-   public:
-    /// @param tokens  [count], ascending
-    SPARQ_PER_ISA listed_rows(const kv_view<T, Label>& view, std::size_t g,
-                              const std::uint32_t* tokens, std::size_t count) noexcept
-        : cursor_(view, g), next_(tokens), end_(tokens + count) {}
-
-    /// The next rows; none when all have been.
-    SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
-        for (rows.count = 0; rows.count < attend_block_tokens && next_ != end_; ++next_) {
-            cursor_.seek(*next_);
-            rows.add(cursor_);
-        }
-    }
-
-   private:
-    token_cursor<T, Label> cursor_;
-    const std::uint32_t* next_;
-    const std::uint32_t* end_;
-};
-
-/// Fills blocks with the rows of all tokens [begin, end), a quarter of a block from each
-/// quarter of the range, in turn: memory delivers four streams faster than one (four rows
-/// of a quarter at a time 0.69 and 0.55 of the rate with half and float, one 0.77 and 0.73).
-template <class T, class Label>
-class streamed_rows {
-   public:
-    SPARQ_PER_ISA streamed_rows(const kv_view<T, Label>& view, std::size_t g, std::size_t begin,
-                                std::size_t end) noexcept
-        : cursors_{{{view, g}, {view, g}, {view, g}, {view, g}}},
-          begin_(begin),
-          end_(end),
-          quarter_((end - begin + 3) / 4) {}
-
-    SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
-        rows.count = 0;
-        const std::size_t stop = std::min(quarter_, position_ + attend_block_tokens / 4);
-        for (; position_ < stop; ++position_)
-            for (std::size_t s = 0; s < 4; ++s) {
-                const std::size_t token = begin_ + s * quarter_ + position_;
-                if (token >= end_) break;
-                cursors_[s].seek(token);
-                rows.add(cursors_[s]);
-            }
-    }
-
-   private:
-    std::array<token_cursor<T, Label>, 4> cursors_;
-    std::size_t begin_, end_, quarter_;
-    std::size_t position_ = 0;  ///< in each quarter
 };
 
 /// Adds a block of rows to a partial result. While it reads K it asks for its rows of
@@ -157,7 +68,7 @@ template <class Arch, class T>
 void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_block<T>& next,
                   std::size_t head_dim, std::size_t value_dim,
                   const partial_attention& result) noexcept {
-    float weights[attend_block_heads][attend_block_tokens];
+    alignas(cache_line_bytes) float weights[attend_block_heads][attend_block_tokens];
     float rescale[attend_block_heads];
     for (std::size_t first = 0; first < q.heads; first += attend_block_heads) {
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
@@ -168,10 +79,15 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_b
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
                                 head_dim, weights[0], attend_block_tokens,
                                 upcoming(rows.values, rows.count, value_dim));
-        kernels::take_softmax_block<Arch>(weights[0], heads, attend_block_tokens, rows.count,
-                                          result.state + first, rescale);
-        kernels::accumulate_rows<Arch>(weights[0], heads, attend_block_tokens, rescale, rows.values,
-                                       rows.count, value_dim, result.sums + first * result.stride,
+        if (first == 0 && q.heads > 2)  // in L2 by now, as computing takes longer than reading
+            for (std::size_t j = 0; j < rows.count; ++j)
+                detail::simd::prefetch_from_l2(rows.values[j]);
+        const bool raised = kernels::take_softmax_block<Arch>(
+            weights[0], heads, attend_block_tokens, rows.count, result.state + first,
+            result.lane_sums + first * result.lanes, rescale);
+        kernels::accumulate_rows<Arch>(weights[0], heads, attend_block_tokens,
+                                       raised ? rescale : nullptr, rows.values, rows.count,
+                                       value_dim, result.sums + first * result.stride,
                                        result.stride, upcoming(next.keys, next.count, head_dim));
     }
 }
@@ -189,6 +105,9 @@ void attend_rows(const scaled_queries& q, Source source, std::size_t head_dim,
         source.fill(blocks[1 - current]);
         attend_block<Arch>(q, blocks[current], blocks[1 - current], head_dim, value_dim, result);
     }
+    for (std::size_t h = 0; h < result.heads; ++h)
+        result.state[h].sum = detail::simd::sum_lanes<Arch>(
+            detail::simd::load<Arch>(result.lane_sums + h * result.lanes));
 }
 
 /// Adds `other` to `result`.
@@ -219,15 +138,22 @@ SPARQ_PER_ISA inline void finish_attention(const partial_attention& result, std:
 template <class Arch>
 SPARQ_PER_ISA constexpr std::size_t partial_floats(std::size_t heads,
                                                    std::size_t value_dim) noexcept {
-    return heads * (2 + detail::simd::padded<Arch>(value_dim));
+    return heads * (2 + detail::simd::padded<Arch>(value_dim) + detail::simd::lanes<Arch>);
 }
 
 /// Lays a partial result over scratch of partial_floats.
 template <class Arch>
 partial_attention place_partial(float* memory, std::size_t heads, std::size_t value_dim) noexcept {
     static_assert(sizeof(kernels::softmax_state) == 2 * sizeof(float));
-    return {reinterpret_cast<kernels::softmax_state*>(memory), memory + 2 * heads, heads,
-            detail::simd::padded<Arch>(value_dim)};
+    const std::size_t stride = detail::simd::padded<Arch>(value_dim);
+    float* lane_sums = memory + heads * stride;
+    float* state = lane_sums + heads * detail::simd::lanes<Arch>;
+    return {reinterpret_cast<kernels::softmax_state*>(state),
+            memory,
+            lane_sums,
+            heads,
+            stride,
+            detail::simd::lanes<Arch>};
 }
 
 }  // namespace steps
