@@ -114,6 +114,7 @@ class tiered_reads {
             s_.mix[h].exact = steps::relative_weights<Arch>(exact, exact_, shift, exact);
         }
         sum_exact_values();
+        if (!std::isfinite(view_.of_head(g_).value_squares)) return false;
         sum_scanned();
         return true;
     }
