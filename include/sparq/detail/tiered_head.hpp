@@ -27,6 +27,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
     /// Writes the head's output and report; false, with neither written, where reading it
     /// all is the way: where nothing would be saved, or something read is not finite.
     bool finish() noexcept {
+        if (params_.tolerance == 0.0f && !params_.has_fixed_tiers()) return false;
         if (!this->read_exact() || !this->rank()) return false;
         if (params_.has_fixed_tiers() ? !refine_fixed() : !refine_enough()) return false;
         choose_picks();
@@ -58,7 +59,8 @@ class tiered_head : public tiered_outputs<Arch, T> {
     /// The fixed tiers: the best by scanned weight, the mean value for the rest.
     bool refine_fixed() noexcept {
         const std::size_t inside = std::min(newest_, scanned_) - sinks_;
-        certain_ = best_scanned(std::min(params_.refined + params_.exact, inside));
+        const std::size_t refined = std::min(params_.refined, inside);
+        certain_ = best_scanned(refined + std::min(params_.exact, inside - refined));
         drawn_ = 0;
         threshold_ = 0.0f;
         this->add_unscanned();
@@ -109,8 +111,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
                 : threshold_below(n,
                                   std::max(square - risk, (1.0f - steps::sampling_share) * square));
         picks_ = certain_picks_ = 0;
+        std::size_t equal = equal_picks(n, threshold);
         for (std::size_t j = 0; j < n; ++j) {
-            s_.picked[j] = s_.gain[j] >= threshold;
+            s_.picked[j] =
+                s_.gain[j] > threshold || (s_.gain[j] == threshold && equal != 0 && equal-- != 0);
             if (!s_.picked[j]) continue;
             s_.picks[picks_] = static_cast<std::uint32_t>(j);
             s_.exact[exact_ + picks_++] = s_.tokens[j];
@@ -146,6 +150,14 @@ class tiered_head : public tiered_outputs<Arch, T> {
         const std::size_t k = std::min(params_.exact, n);
         if (k == 0) return std::numeric_limits<float>::infinity();
         return kernels::find_threshold<Arch>(s_.gain, n, k).value;
+    }
+    /// How many gains that equal the threshold are read exactly: of fixed tiers so many that
+    /// there are not too many.
+    [[nodiscard]] std::size_t equal_picks(std::size_t n, float threshold) const noexcept {
+        if (!params_.has_fixed_tiers()) return n;
+        const auto above =
+            std::count_if(s_.gain, s_.gain + n, [&](float gain) { return gain > threshold; });
+        return params_.exact - std::min(params_.exact, static_cast<std::size_t>(above));
     }
     /// Below it the gains sum up to at most `limit`.
     [[nodiscard]] float threshold_below(std::size_t n, float limit) noexcept {
