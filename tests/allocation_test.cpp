@@ -7,6 +7,7 @@
 #include <sparq/baselines.hpp>
 
 #include "engine_memory.hpp"
+#include "tier_problem.hpp"
 
 namespace {
 
@@ -279,4 +280,74 @@ TEST_CASE("key_labels that run out of memory stay as they were", "[allocation]")
     }
     CHECK(failures > 0);
     CHECK(failures < 100);
+}
+
+TEST_CASE("attention in tiers allocates nothing once warm", "[allocation]") {
+    for (test::shape dims : {test::shape{2, 1, 64, 64, 1000}, test::shape{1, 4, 64, 48, 5000}}) {
+        const test::problem p = test::tier_problem(dims, 181, 0.4f);
+        sparq::tiered_cache<half> cache(dims.heads_kv, dims.head_dim, dims.value_dim);
+        cache.reserve(dims.seq_len);
+        test::append_tiers(cache, p, 0, dims.seq_len);
+        std::vector<float> out(dims.heads_q() * dims.value_dim);
+        sparq::workspace work;
+        sparq::attention_report report;
+        sparq::call_options options;
+        options.work = &work;
+        options.report = &report;
+        INFO(dims);
+        for (const sparq::tiered_params& params :
+             {sparq::tiered_params{.tolerance = 0.1f}, sparq::tiered_params{.tolerance = 0.0f},
+              sparq::tiered_params{.refined = 100, .exact = 9}})
+            CHECK(allocations_when_warm([&] {
+                      test::tier_calls<half>::tiered(p.q, cache.view(), params, out, options);
+                      const auto plan = test::tier_calls<half>::make_plan(p.q, cache.view(), params,
+                                                                          out, options);
+                      plan.run(0, 1, [] {});
+                  }) == 0);
+        const size_t before = allocations;
+        for (size_t t = dims.seq_len - 200; t < dims.seq_len; ++t) {
+            test::tier_calls<half>::truncate(cache, t);
+            test::append_tiers(cache, p, t, dims.seq_len);
+            test::tier_calls<half>::tiered(p.q, cache.view(), {.tolerance = 0.1f}, out, options);
+        }
+        cache.clear();
+        test::append_tiers(cache, p, 0, dims.seq_len);
+        CHECK(allocations == before);
+    }
+}
+
+TEST_CASE("a tiered cache that runs out of memory stays as it was", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 2, 24, 20, 2000}, 182, 0.4f);
+    const sparq::tiered_params params{.tolerance = 0.2f};
+    const auto at_once = test::make_tiers<half>(p);
+    const auto want = test::run_tiers(p, at_once.view(), params);
+    for (size_t start : test::sizes{0, 10, 500, 700}) {
+        size_t failures = 0;
+        for (long n = 0; n < 200; ++n) {
+            sparq::tiered_cache<half> cache(2, 24, 20);
+            test::answer before;
+            if (start > 0) {
+                test::append_tiers(cache, p, 0, start);
+                before = test::run_tiers(p, cache.view(), params);
+            }
+            bool failed = false;
+            allowed = n;
+            try {
+                test::append_tiers(cache, p, start, 2000);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+            allowed = -1;
+            if (!failed) break;
+            ++failures;
+            INFO("start " << start << ", failing allocation " << n);
+            CHECK(cache.seq_len() == start);
+            if (start > 0)
+                CHECK(test::same_tiers(test::run_tiers(p, cache.view(), params), before));
+            test::append_tiers(cache, p, start, 2000);
+            CHECK(test::same_tiers(test::run_tiers(p, cache.view(), params), want));
+        }
+        CHECK(failures > 0);
+        CHECK(failures < 200);
+    }
 }
