@@ -38,8 +38,8 @@ struct new_tokens {
 };
 
 /// Seconds of each of n appends to a cache.
-template <class T>
-seconds time_appends(sparq::kv_cache<T>& cache, const new_tokens& tokens, std::size_t n) {
+template <class Cache>
+seconds time_appends(Cache& cache, const new_tokens& tokens, std::size_t n) {
     seconds times(n);
     double before = processor_seconds();
     for (std::size_t t = 0; t < n; ++t) {

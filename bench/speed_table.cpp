@@ -21,7 +21,7 @@ constexpr const char* usage =
     "  --rounds=N     rounds of each measurement; 15\n"
     "  --cache_mib=N  size of each cache where the number of heads is free; 1024\n"
     "  --huge_pages   ask the system for huge pages, for everything alike\n"
-    "  --only=PART    many_heads, small_heads, threads, append or short_caches\n"
+    "  --only=PART    many_heads, small_heads, threads, append, short_caches or tiers\n"
     "  --json=FILE    write the figures there as well\n";
 
 struct part {
@@ -32,7 +32,8 @@ constexpr part parts[] = {{"many_heads", run_many_heads},
                           {"small_heads", run_small_heads},
                           {"threads", run_threads},
                           {"append", run_append},
-                          {"short_caches", run_short_caches}};
+                          {"short_caches", run_short_caches},
+                          {"tiers", run_tiers}};
 
 std::size_t positive_number(std::string_view option, const char* text) {
     char* end = nullptr;

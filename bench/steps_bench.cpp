@@ -24,6 +24,7 @@
 #include "memory.hpp"
 #include "statistics.hpp"
 #include "synthetic.hpp"
+#include "tiers_bench.hpp"
 
 namespace {
 
@@ -216,6 +217,7 @@ int main(int argc, char** argv) {
     register_append_rows(chosen.rounds);
     register_code_row_rows(chosen.rounds);
     register_baseline_rows(chosen.rounds, chosen.cache_bytes);
+    register_tier_rows(chosen.rounds, chosen.cache_bytes);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
 }

@@ -66,6 +66,7 @@ void run_small_heads(speed_table& table);   ///< G = 8, d_h = 64
 void run_threads(speed_table& table);       ///< two threads; one long head on two threads
 void run_append(speed_table& table);        ///< amortised, and the slowest
 void run_short_caches(speed_table& table);  ///< SparQ against dense from S = 256 up
+void run_tiers(speed_table& table);         ///< labels of few bits, tiers; S of 1k to 256k
 
 void print_table(const speed_table& table);
 void write_json(const speed_table& table);
