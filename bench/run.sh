@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# sh bench/run.sh [--quick] [OPTION ..]: installs what is missing, builds both programs,
+# sh bench/run.sh [--quick] [OPTION ..]: installs what is missing, builds the programs,
 # prints the speed table and writes speed_table.json and steps.json to the build folder.
 # --quick: small caches and few rounds, a minute. Other options go to sparq_speed_table.
 set -eu
@@ -22,13 +22,15 @@ for option; do
 done
 
 . "$root/cmake/bootstrap.sh"
-sparq_require_packages g++ cmake ninja-build libxsimd-dev libbenchmark-dev nlohmann-json3-dev
+sparq_require_packages g++ cmake ninja-build libxsimd-dev libbenchmark-dev nlohmann-json3-dev \
+    libcli11-dev
 
 if [ ! -f "$build/build.ninja" ]; then
     cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
         -DSPARQ_BUILD_BENCHMARKS=ON -DSPARQ_BUILD_EXAMPLES=OFF >/dev/null
 fi
-cmake --build "$build" --target sparq_bench sparq_speed_table >"$build/build.log" 2>&1 || {
+cmake --build "$build" --target sparq_bench sparq_speed_table \
+    sparq_tier_errors >"$build/build.log" 2>&1 || {
     cat "$build/build.log" >&2
     exit 1
 }
@@ -58,6 +60,13 @@ if grep -q 'ERROR OCCURRED' "$build/steps.txt"; then
     grep 'ERROR OCCURRED' "$build/steps.txt" >&2
     status=1
 fi
+# Errors of attention in tiers on the recorded layers.
+rows=0
+[ ! "$quick" ] || rows=4
+errors=$build/tier_errors
+"$build/bench/sparq_tier_errors" --rows="$rows" --json="$errors.json" >"$errors.txt" || status=$?
+sed -n '/^| tolerance | [0-9]/p; /lie on or below/p' "$errors.txt"
 echo "Speed table: $build/speed_table.json"
 echo "Every step:  $build/steps.txt, $steps"
+echo "Errors:      $errors.txt, $errors.json"
 exit "$status"

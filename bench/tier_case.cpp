@@ -183,7 +183,7 @@ std::string tier_case::complaint() {
     int4_labels();
     report_.keep_tokens = false;
     const auto tokens = std::span(report_.tokens).last(report_.tokens_per_head);
-    auto expected = exact::attention(int4_.view(), g, q, [&](std::size_t token) {
+    auto expected = exact::attention(plain_.view(), g, q, [&](std::size_t token) {
         return std::binary_search(tokens.begin(), tokens.end(), std::uint32_t(token));
     });
     const double covered = double(report_.heads.back().covered);
