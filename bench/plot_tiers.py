@@ -64,7 +64,7 @@ def legend(axes, has_targets):
                           markerfacecolor="white", label="hollow: without the mean tail"))
     if has_targets:
         handles.append(Line2D([], [], color="#444444", marker="*", markersize=10, linestyle="",
-                              label="target (the curve lies below)"))
+                              label="target"))
     axes.legend(handles=handles, frameon=False, fontsize=9, loc="lower right")
 
 

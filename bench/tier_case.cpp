@@ -112,8 +112,12 @@ void tier_case::dense() {
 
 template <class Label>
 void tier_case::labels(const sparq::kv_cache<T, Label>& cache) {
-    sparq::sparq_attention(q_, cache, usual_params(cache.head_dim()), out_,
-                           {.work = &work_, .report = &report_});
+    sparq::sparq_params params = usual_params(cache.head_dim());
+    if constexpr (sparq::coded_label<Label>) {
+        params.components = sparq::component_ranking::magnitude_times_spread;
+        params.tau = sparq::temperature::none;
+    }
+    sparq::sparq_attention(q_, cache, params, out_, {.work = &work_, .report = &report_});
 }
 void tier_case::sparq() { labels(plain_); }
 void tier_case::int8_labels() { labels(int8_); }

@@ -35,15 +35,22 @@ replay_method sparq_method(std::string family, Cache replay_caches::* cache,
             }};
 }
 
-template <class Cache>
+/// Labels of few bits are scanned as their description advises, SparQ's own as in the paper.
+template <class T, class Label>
 void add_grid(std::vector<replay_method>& methods, const std::string& family,
-              Cache replay_caches::* cache, const std::vector<std::size_t>& all_r) {
+              sparq::kv_cache<T, Label> replay_caches::* cache,
+              const std::vector<std::size_t>& all_r) {
     using enum sparq::tail_estimate;
     for (const auto tail : {none, mean_value})
         for (const std::size_t r : all_r)
-            for (const std::size_t k : {32u, 64u, 128u, 256u, 512u, 1024u})
-                methods.push_back(
-                    sparq_method(family, cache, {.r = r, .k = k, .local = k / 4, .tail = tail}));
+            for (const std::size_t k : {32u, 64u, 128u, 256u, 512u, 1024u}) {
+                sparq::sparq_params params{.r = r, .k = k, .local = k / 4, .tail = tail};
+                if constexpr (sparq::coded_label<Label>) {
+                    params.components = sparq::component_ranking::magnitude_times_spread;
+                    params.tau = sparq::temperature::none;
+                }
+                methods.push_back(sparq_method(family, cache, params));
+            }
 }
 
 replay_method tiered_method(std::string family, std::string settings,
