@@ -28,12 +28,9 @@ struct part {
     std::string_view name;
     void (*run)(speed_table&);
 };
-constexpr part parts[] = {{"many_heads", run_many_heads},
-                          {"small_heads", run_small_heads},
-                          {"threads", run_threads},
-                          {"append", run_append},
-                          {"short_caches", run_short_caches},
-                          {"tiers", run_tiers}};
+constexpr part parts[] = {{"many_heads", run_many_heads},     {"small_heads", run_small_heads},
+                          {"threads", run_threads},           {"append", run_append},
+                          {"short_caches", run_short_caches}, {"tiers", run_tiers}};
 
 std::size_t positive_number(std::string_view option, const char* text) {
     char* end = nullptr;

@@ -228,7 +228,8 @@ namespace {
 struct prepared {
     prepared(const std::vector<float>& coefficients)
         : width(coefficients.size()), memory(kernels::code_row_weight_count(width) + 1, 0x5a5a) {
-        weights = kernels::prepare_code_row_weights<arch>(coefficients.data(), width, memory.data());
+        weights =
+            kernels::prepare_code_row_weights<arch>(coefficients.data(), width, memory.data());
     }
     size_t width;
     std::vector<std::int16_t> memory;

@@ -18,32 +18,10 @@
 #include "../scalar_types.hpp"
 #include "arch.hpp"
 #include "native.hpp"
+#include "plain_batch.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail::simd {
-
-/// Four floats without vector instructions of ours.
-struct plain_batch {
-    static constexpr std::size_t size = 4;
-    std::array<float, size> lane;
-
-    friend plain_batch operator+(plain_batch a, const plain_batch& b) noexcept {
-        for (std::size_t i = 0; i < size; ++i) a.lane[i] += b.lane[i];
-        return a;
-    }
-    friend plain_batch operator-(plain_batch a, const plain_batch& b) noexcept {
-        for (std::size_t i = 0; i < size; ++i) a.lane[i] -= b.lane[i];
-        return a;
-    }
-    friend plain_batch operator*(plain_batch a, const plain_batch& b) noexcept {
-        for (std::size_t i = 0; i < size; ++i) a.lane[i] *= b.lane[i];
-        return a;
-    }
-    friend plain_batch operator/(plain_batch a, const plain_batch& b) noexcept {
-        for (std::size_t i = 0; i < size; ++i) a.lane[i] /= b.lane[i];
-        return a;
-    }
-};
 
 template <class T>
 concept two_byte = std::same_as<T, half> || std::same_as<T, bfloat16>;

@@ -161,10 +161,8 @@ class tiered_reads {
     /// sums[h] += weights[h] . V of listed tokens, exactly.
     void weigh_exact(const float* weights, const std::uint32_t* tokens, std::size_t count,
                      float* sums) const noexcept {
-        kernels::softmax_state unused[1];
-        weigh_values<Arch, T>(
-            weights, tokens_, rows_of(tokens, count), view_.value_dim(),
-            {static_cast<kernels::softmax_state*>(unused), sums, group_, columns_});
+        weigh_values<Arch, T>(weights, tokens_, rows_of(tokens, count), view_.value_dim(),
+                              {nullptr, sums, nullptr, group_, columns_, 0});
     }
 
     void sum_scanned() noexcept {

@@ -202,8 +202,9 @@ void accumulate_code_block(const float* weights, std::size_t weights_stride,
 /// @param rows     [n] pointers to code rows; not a byte behind code_row_bytes(width) is read
 /// @param out      [heads, n], out_stride >= n; overlaps nothing
 template <class Arch>
-void dot_code_rows(const code_row_weights* weights, std::size_t heads, const std::uint8_t* const* rows,
-                   std::size_t n, std::size_t width, float* out, std::size_t out_stride) noexcept {
+void dot_code_rows(const code_row_weights* weights, std::size_t heads,
+                   const std::uint8_t* const* rows, std::size_t n, std::size_t width, float* out,
+                   std::size_t out_stride) noexcept {
     detail::for_code_head_tiles(heads, [&](auto count, std::size_t first) {
         detail::dot_code_rows_of_heads<Arch, count()>(weights + first, rows, n, width,
                                                       out + first * out_stride, out_stride);

@@ -265,7 +265,7 @@ void decode_row(const std::uint8_t* codes, const row_range& range, std::size_t w
 ///                      is for dot_code_rows of the same Arch and width
 template <class Arch>
 code_row_weights prepare_code_row_weights(const float* coefficients, std::size_t width,
-                                  std::int16_t* memory) noexcept {
+                                          std::int16_t* memory) noexcept {
     namespace simd = sparq::detail::simd;
     const float greatest = detail::greatest_magnitude<Arch>(coefficients, width);
     const bool finite = greatest <= std::numeric_limits<float>::max();
