@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -18,11 +19,14 @@
 
 #include <sparq/baselines.hpp>
 
+#include "../../examples/demo/npy.cpp"
 #include "../baselines_reference.hpp"
 #include "../calls_impl.hpp"
 #include "../check.cpp"
 #include "../engine_memory.hpp"
 #include "../golden_data.cpp"
+#include "../tier_calls_impl.hpp"
+#include "../tier_reference.hpp"
 
 namespace test_of_scalar_types {
 #include "../scalar_types_test.cpp"
@@ -62,4 +66,13 @@ namespace test_of_refusals {
 }
 namespace test_of_baselines {
 #include "../baselines_test.cpp"
+}
+namespace test_of_tier_codes {
+#include "../tier_codes_test.cpp"
+}
+namespace test_of_tiers {
+#include "../tiers_test.cpp"
+}
+namespace test_of_tiers_error {
+#include "../tiers_error_test.cpp"
 }

@@ -110,6 +110,25 @@ FAULTS = [
     ("quest_page_restarts", "baselines/quest.hpp", "if (begin % quest_page_tokens == 0) {",
      "if (true) {"),
     ("overlapping_ranges", "strided_kv.hpp", "range.begin < end || ", ""),
+    ("closed_strip_keeps_code_rows", "detail/code_row_book.hpp",
+     "? std::min(now.closed, done_[g].closed)", "? now.closed"),
+    ("squares_after_truncate", "detail/code_row_book.hpp",
+     "heads_[g].value_squares = squares_[n / block_tokens * heads_kv_ + g];",
+     "heads_[g].value_squares = 0.0;"),
+    ("variance_is_deviation", "detail/channel_sums.hpp", "+= n * deviation * deviation;",
+     "+= n * deviation;"),
+    ("values_not_dithered", "detail/code_row_writer.hpp",
+     "code_row + layout_.value_codes, dither));", "code_row + layout_.value_codes));"),
+    ("tail_weighs_what_was_read", "detail/tiered_head.hpp",
+     "std::max(0.0, s_.scanned[h].p - seen)", "s_.scanned[h].p"),
+    ("newest_scanned_too", "detail/tiered_reads.hpp",
+     "for (std::size_t t = newest_; t < scanned_; ++t) forget_scanned(t);", ""),
+    ("drawn_not_weighted", "steps/tiers/tier_mix.hpp", "weights[j] *= fix / chance[j];",
+     "weights[j] *= fix;"),
+    ("unread_channels_left_out", "steps/tiers/scan_channels.hpp",
+     "choice.unread[h] -= query[c] * known.mean[c];", ""),
+    ("certain_ones_drawn_again", "kernels/weight_histogram.hpp",
+     "~simd::mask_at_least<Arch>(weight, limit);", "~0u;"),
 ]
 
 
@@ -137,7 +156,8 @@ def try_fault(fault):
         program = str(pathlib.Path(folder) / "quick")
         build = subprocess.run(
             [COMPILER, "-std=c++20", "-O1", "-march=native", f"-I{headers}", "-DSPARQ_TEST_QUICK",
-             "-DSPARQ_TEST_FEW_TYPES", f'-DSPARQ_TEST_DATA="{ROOT / "tests/data"}"', str(HERE / "quick.cpp"), "-lCatch2WithMain", "-pthread",
+             "-DSPARQ_TEST_FEW_TYPES", f'-DSPARQ_TEST_DATA="{ROOT / "tests/data"}"',
+             f'-DSPARQ_EXAMPLE_DATA="{ROOT / "examples/data"}"', str(HERE / "quick.cpp"), "-lCatch2WithMain", "-pthread",
              "-o", program], capture_output=True, text=True)
         if build.returncode != 0:
             return "error", "does not compile:\n" + build.stderr[:2000], 0
