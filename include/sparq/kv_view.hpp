@@ -172,8 +172,9 @@ class kv_view {
             wanted = code_bytes<Label>(std::max(blocks * code_block_tokens, part.closed));
         }
         if (part.keys_t == nullptr || part.channel_stride < wanted)
-            detail::refuse("segment.channel_stride", part.channel_stride,
-                           detail::text("at least ", wanted, ", and keys_t not null"));
+            detail::refuse(
+                "segment.channel_stride", part.channel_stride,
+                detail::text("at least ", wanted, " for the labelled tokens, and keys_t not null"));
     }
 
     [[nodiscard]] SPARQ_PER_ISA std::size_t count_tokens() const {

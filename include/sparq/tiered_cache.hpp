@@ -18,7 +18,7 @@
 SPARQ_NAMESPACE_BEGIN
 
 /// Memory: what a kv_cache<T, int2_label> takes, and (d_h + value_dim) / 2 + 8 bytes more per
-/// token and KV head: with T = half a third of K and V in all, beside K and V themselves.
+/// token and KV head: with T = half about a third of the bytes of K and V, beside those.
 /// Results depend on the tokens only, as with kv_cache.
 ///
 /// One thread at a time may change a cache; any number may read it meanwhile unchanged.

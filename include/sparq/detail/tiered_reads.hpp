@@ -38,8 +38,8 @@ class tiered_reads {
 
     /// Bytes read of this head so far, the scan left out.
     [[nodiscard]] std::size_t selected_bytes() const noexcept {
-        return (exact_ + picks_) * row_bytes() + (certain_ + drawn_) * view_.code_row_pitch() +
-               strips_ * strip_bytes();
+        return (exact_ + picks_) * row_bytes() + refined_ * view_.code_row_pitch() +
+               (refined_ == 0 ? 0 : strips_ * strip_bytes());
     }
     [[nodiscard]] std::size_t scan_bytes() const noexcept {
         return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range);
@@ -56,7 +56,9 @@ class tiered_reads {
         return view_.head_dim() * sizeof(code_range);
     }
     [[nodiscard]] bool exceeds_dense() const noexcept {
-        const auto bytes = static_cast<float>(scan_bytes() + selected_bytes());
+        const std::size_t rows = (certain_ + drawn_) * view_.code_row_pitch();
+        const auto bytes = static_cast<float>(scan_bytes() + strips_ * strip_bytes() + rows +
+                                              (exact_ + picks_) * row_bytes());
         return bytes > dense_share * static_cast<float>(tokens_ * row_bytes());
     }
 
@@ -233,6 +235,7 @@ class tiered_reads {
     }
 
     void refine() noexcept {
+        refined_ = certain_ + drawn_;  // each batch holds the ones before it
         steps::strip_coefficients coefficients(queries_, view_.head_dim(), s_.coefficients);
         steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(0, certain_));
         steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(certain_, drawn_));
@@ -253,7 +256,7 @@ class tiered_reads {
     std::size_t g_, group_, tokens_, scanned_, columns_;
     steps::scaled_queries queries_;
     std::size_t sinks_ = 0, newest_ = 0;  ///< X: tokens [0, sinks) and [newest, S)
-    std::size_t exact_ = 0, certain_ = 0, drawn_ = 0, picks_ = 0, strips_ = 0;
+    std::size_t exact_ = 0, certain_ = 0, drawn_ = 0, picks_ = 0, strips_ = 0, refined_ = 0;
     float threshold_ = 0.0f, value_variance_ = 0.0f;
 };
 
