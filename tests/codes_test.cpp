@@ -180,7 +180,17 @@ void reference_scan(const test::problem& p, const kv_view<T, Label>& view, size_
         };
         sparq::for_code_strips(
             part, 0, part.labelled, d.head_dim, [&](const auto& strip, size_t first, size_t n) {
-                for (size_t t = first; t < first + n; ++t)
+                for (size_t t = first; t < first + n; ++t) {
+                    const size_t token = strip.begin + t - part.offset;
+                    if (s == 0 && token < 4) {  // the sinks, from their rows
+                        add(
+                            token,
+                            [&](std::uint32_t c) {
+                                return test::decode(part.keys[token * part.key_stride + c]);
+                            },
+                            [](std::uint32_t) { return 0.0; });
+                        continue;
+                    }
                     add(
                         t,
                         [&](std::uint32_t c) {
@@ -190,6 +200,7 @@ void reference_scan(const test::problem& p, const kv_view<T, Label>& view, size_
                                    (code + 0.5) * test::decode(strip.ranges[c].width);
                         },
                         [&](std::uint32_t c) { return test::decode(strip.ranges[c].width); });
+                }
             });
         for (size_t t = part.labelled; t < part.tokens; ++t)
             add(

@@ -22,6 +22,7 @@
 #include "../kernels/softmax.hpp"
 #include "../kernels/top_k.hpp"
 #include "coded_scores.hpp"
+#include "label_place.hpp"
 #include "query_components.hpp"
 #include "token_cursor.hpp"
 
@@ -34,43 +35,6 @@ template <class Label>
 inline constexpr std::size_t scan_tokens = scan_block_tokens;
 template <coded_label Label>
 inline constexpr std::size_t scan_tokens<Label> = code_run_bytes * 8 / Label::bits;
-
-/// What the scan multiplies keys with: q[h][i1] / tau[h].
-struct scan_weights {
-    const float* data;  ///< [heads, r]
-    std::size_t heads, r;
-    const std::uint32_t* components;  ///< [r]
-};
-
-SPARQ_PER_ISA inline kernels::code_query query_of(const scan_weights& weights) noexcept {
-    return {weights.data, weights.heads, weights.r, weights.components, weights.r};
-}
-
-/// Where a run of labels begins; no segment: nowhere.
-template <class T, class Label>
-struct label_place {
-    const kv_segment<T, Label>* part = nullptr;
-    std::size_t offset = 0;
-
-    /// Pointers to the run in channels [first, first + count) of the chosen components.
-    SPARQ_PER_ISA void point(const scan_weights& weights, std::size_t first, std::size_t count,
-                             const Label** channels) const noexcept {
-        for (std::size_t c = 0; c < count; ++c)
-            channels[c] =
-                part->keys_t + weights.components[first + c] * part->channel_stride + offset;
-    }
-};
-
-/// Where the labels of the token lie that the cursor comes to next, if it has any.
-template <class T, class Label>
-SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
-                                             token_cursor<T, Label> cursor,
-                                             std::size_t token) noexcept {
-    if (token >= view.seq_len()) return {};
-    cursor.seek(token);
-    if (cursor.offset() >= cursor.segment().labelled) return {};
-    return {&cursor.segment(), cursor.offset()};
-}
 
 /// What a scan leaves: a score for every token, and for every block of
 /// score_block_tokens the softmax state of each head.
@@ -167,7 +131,15 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
     }
 }
 
-/// The same where labels are codes.
+/// Whether a place is that of a sequence's first token.
+template <class T, class Label>
+SPARQ_PER_ISA bool is_first(const label_place<T, Label>& here, std::size_t token) noexcept {
+    return token == 0 && here.offset == 0 && here.part->offset == 0;
+}
+
+/// n labelled tokens from `token` where labels are codes. The first tokens of a sequence, whose
+/// codes are only the nearest there are (code_sinks), are scanned from their rows: models with
+/// attention sinks give them much of the weight.
 template <class Arch, class T, class Label>
 void scan_coded_place(const label_place<T, Label>& here, std::size_t token, std::size_t n,
                       const scan_weights& weights, const label_place<T, Label>& after,
@@ -175,9 +147,17 @@ void scan_coded_place(const label_place<T, Label>& here, std::size_t token, std:
                       block_states<Arch>& states) noexcept {
     code_strip<Label> next;
     if (after.part != nullptr) next = code_strip_of(*after.part, after.offset, head_dim);
+    std::size_t sinks = is_first(here, token) ? std::min(code_sinks, n) : 0;
     scan_coded<Arch>(*here.part, here.offset, n, head_dim, query_of(weights),
                      after.part != nullptr ? &next : nullptr, result.scores + token, result.stride,
-                     [&](std::size_t done) { states.scanned_to(token + done); });
+                     [&](std::size_t done) {
+                         if (sinks != 0 && done >= sinks) {
+                             scan_uncoded<Arch>(*here.part, 0, sinks, head_dim, query_of(weights),
+                                                result.scores, result.stride);
+                             sinks = 0;
+                         }
+                         states.scanned_to(token + done);
+                     });
 }
 
 /// n tokens that have no labels: their chosen components are brought into channel

@@ -61,9 +61,11 @@ SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t 
         for (std::size_t g = 0; g < view.heads_kv(); ++g) {
             const auto& part = view.segment(s, g);
             bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
-            if constexpr (coded_label<Label>)
+            if constexpr (coded_label<Label>) {
                 bytes += coded_bytes(part, r, view.head_dim());
-            else
+                if (s == 0 && part.offset == 0)  // the sinks, from their rows
+                    bytes += std::min(code_sinks, part.labelled) * view.head_dim() * sizeof(T);
+            } else
                 bytes += part.labelled * r * sizeof(Label);
         }
     return bytes;

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// Where the scan finds the labels of a token, and what it multiplies them with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../config.hpp"
+#include "../kernels/scan_codes.hpp"
+#include "../kv_view.hpp"
+#include "token_cursor.hpp"
+
+SPARQ_NAMESPACE_BEGIN
+namespace steps {
+
+/// What the scan multiplies keys with: q[h][i1] / tau[h].
+struct scan_weights {
+    const float* data;  ///< [heads, r]
+    std::size_t heads, r;
+    const std::uint32_t* components;  ///< [r]
+};
+
+SPARQ_PER_ISA inline kernels::code_query query_of(const scan_weights& weights) noexcept {
+    return {weights.data, weights.heads, weights.r, weights.components, weights.r};
+}
+
+/// Where a run of labels begins; no segment: nowhere.
+template <class T, class Label>
+struct label_place {
+    const kv_segment<T, Label>* part = nullptr;
+    std::size_t offset = 0;
+
+    /// Pointers to the run in channels [first, first + count) of the chosen components.
+    SPARQ_PER_ISA void point(const scan_weights& weights, std::size_t first, std::size_t count,
+                             const Label** channels) const noexcept {
+        for (std::size_t c = 0; c < count; ++c)
+            channels[c] =
+                part->keys_t + weights.components[first + c] * part->channel_stride + offset;
+    }
+};
+
+/// Where the labels of the token lie that the cursor comes to next, if it has any.
+template <class T, class Label>
+SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
+                                             token_cursor<T, Label> cursor,
+                                             std::size_t token) noexcept {
+    if (token >= view.seq_len()) return {};
+    cursor.seek(token);
+    if (cursor.offset() >= cursor.segment().labelled) return {};
+    return {&cursor.segment(), cursor.offset()};
+}
+
+}  // namespace steps
+SPARQ_NAMESPACE_END
