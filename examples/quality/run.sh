@@ -61,7 +61,10 @@ run() {
             --part "$part" --parts "$processes" &
         running="$running $!"
     done
+    # Background processes of a script do not get the interrupt of the keyboard.
+    trap 'kill $running 2>/dev/null; exit 130' INT TERM
     for process in $running; do wait "$process"; done
+    trap - INT TERM
 }
 # replay METHODS...: fidelity of all layers at 2048 tokens.
 replay() {
