@@ -181,7 +181,7 @@ TEST_CASE("a kernel unit's own overflow check reaches the caller", "[dispatch]")
     alignas(16) std::byte state[1024];
     for (const direct_unit& unit : runnable()) {
         use(unit.set);
-        CHECK_THROWS_AS(sparq::detail::choose_kernels().of_float.make_dense(request, state),
+        CHECK_THROWS_AS(sparq::detail::choose_kernels().of_float.steps.make_dense(request, state),
                         std::invalid_argument);
     }
     use(unit_named(environment()).set);
