@@ -22,6 +22,8 @@ FAMILIES = {
     "SparQ": ("#d55e00", "o"),
     "SparQ, mean value": ("#e69f00", "s"),
     "SparQ, dense layers": ("#009e73", "D"),
+    "SparQ, labels of few bits": ("#7f3f98", "h"),
+    "tiers": ("#b00020", "p"),
     "H2O": ("#0072b2", "^"),
     "LM-Infinite": ("#56b4e9", "v"),
     "Quest": ("#cc79a7", "P"),
@@ -29,7 +31,7 @@ FAMILIES = {
     "quantised cache": ("#000000", "*"),
     "other": ("#888888", "."),
 }
-RIVALS = {"h2o": "H2O", "lm_infinite": "LM-Infinite", "quest": "Quest", "flexgen": "FlexGen",
+RIVALS = {"tiers": "tiers", "sparq_codes": "SparQ, labels of few bits", "h2o": "H2O", "lm_infinite": "LM-Infinite", "quest": "Quest", "flexgen": "FlexGen",
           "q8_0": "quantised cache", "q4_0": "quantised cache"}
 LAYER_COLOURS = ["#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7", "#56b4e9", "#000000"]
 
@@ -58,6 +60,15 @@ def label(method):
         return "ggml, untouched"
     if name == "dense":
         return "dense"
+    if name == "tiers":
+        size = (f"refined {o['refined']}, exact {o['exact']}" if "refined" in o
+                else f"tolerance {o.get('tolerance', '0.05')}")
+        return f"tiers, {size}"
+    if name == "sparq_codes":
+        text = f"SparQ r = {o.get('r', '16')}, k = {o.get('k', '128')}, int{o.get('bits', '4')} labels"
+        if o.get("components") == "spread":
+            text += ", by spread"
+        return text + (", no temperature" if o.get("temperature") == "none" else "")
     text = "SparQ" if name == "sparq" else RIVALS.get(name, name)
     if "share" in o:
         text += f" at 1/{1 / float(o['share']):g}"
