@@ -80,7 +80,9 @@ class segment_slab {
     [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) noexcept
         requires coded_label<Label>
     {
-        std::byte* first = head(g) + labels_at() + label_bytes_ - range_bytes();
+        const std::size_t bytes = tokens_ / code_block_tokens * head_dim_ * sizeof(code_range);
+        std::byte* first = head(g) + labels_at() + label_bytes_ -
+                           (bytes + page_bytes - 1) / page_bytes * page_bytes;
         return reinterpret_cast<code_range*>(first) + t / code_block_tokens * head_dim_;
     }
 

@@ -113,8 +113,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
         picks_ = certain_picks_ = 0;
         std::size_t equal = equal_picks(n, threshold);
         for (std::size_t j = 0; j < n; ++j) {
-            s_.picked[j] =
-                s_.gain[j] > threshold || (s_.gain[j] == threshold && equal != 0 && equal-- != 0);
+            const bool ties = s_.gain[j] == threshold && equal != 0;
+            if (ties) --equal;
+            s_.picked[j] = ties || s_.gain[j] > threshold;
             if (!s_.picked[j]) continue;
             s_.picks[picks_] = static_cast<std::uint32_t>(j);
             s_.exact[exact_ + picks_++] = s_.tokens[j];

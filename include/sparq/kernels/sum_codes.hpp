@@ -278,7 +278,7 @@ void compute_entries(const code_channels& channels, std::size_t byte, std::size_
                     const int first = static_cast<int>((x >> (s * Bits)) & mask);
                     const int second = static_cast<int>((y >> (s * Bits)) & mask);
                     const int entry = a * first + b * second + c;
-                    code_sum<Bits>& sum = sums[u * unit + 16 * s + t];
+                    code_sum<Bits>& sum = sums[u * unit + std::size_t{16} * s + t];
                     sum = static_cast<code_sum<Bits>>(sum + (Bits == 8 ? entry : entry >> 8));
                 }
     }
