@@ -78,8 +78,16 @@ class tiered_layout {
             const std::size_t offset = layout.take<U>(checked_product("q", rows, n));
             part = block == nullptr ? nullptr : reinterpret_cast<U*>(block + offset);
         };
-        const std::size_t blocks = (tokens_ + score_block_tokens - 1) / score_block_tokens;
         tiered_scratch s;
+        place_scan(s, take);
+        place_sums(s, take);
+        place_tokens(s, take);
+        return {s, layout.bytes()};
+    }
+
+    template <class Take>
+    void place_scan(tiered_scratch& s, const Take& take) const {
+        const std::size_t blocks = (tokens_ + score_block_tokens - 1) / score_block_tokens;
         take(s.scan, 1, 1);
         take(s.queries, group_, simd::padded<Arch>(head_dim_));
         take(s.channel_scratch, 1, steps::channel_scratch_floats(head_dim_));
@@ -96,6 +104,9 @@ class tiered_layout {
         take(s.scanned, 1, group_);
         take(s.mix, 1, group_);
         take(s.coefficients, 1, steps::strip_coefficients::floats(group_, head_dim_));
+    }
+    template <class Take>
+    void place_sums(tiered_scratch& s, const Take& take) const {
         take(s.exact_sums, group_, columns());
         take(s.certain_sums, group_ + 1, columns());
         take(s.drawn_sums, group_, columns());
@@ -105,6 +116,9 @@ class tiered_layout {
         take(s.sampled, 1, columns());
         take(s.output, 1, columns());
         take(s.partials, 2, steps::partial_floats<Arch>(group_, value_dim_));
+    }
+    template <class Take>
+    void place_tokens(tiered_scratch& s, const Take& take) const {
         take(s.scores, group_, tokens_);
         take(s.exact, 1, tokens_);
         take(s.tokens, 1, tokens_);
@@ -120,7 +134,6 @@ class tiered_layout {
         take(s.value_step, 1, tokens_);
         take(s.gain, 1, tokens_);
         take(s.picked, 1, tokens_);
-        return {s, layout.bytes()};
     }
 
     std::size_t group_, head_dim_, value_dim_, tokens_, bytes_;
