@@ -40,22 +40,31 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                                   const auto& store) {
         constexpr std::size_t count = vectors(), step = simd::lanes<Arch>;
         vec sum[Heads][count];
-        for (std::size_t h = 0; h < Heads; ++h)
+        SPARQ_UNROLL
+        for (std::size_t h = 0; h < Heads; ++h) {
+            SPARQ_UNROLL
             for (std::size_t v = 0; v < count; ++v)
                 sum[h][v] = first ? simd::splat<Arch>(0.0f)
                                   : load(logits + h * logits_stride + t + v * step);
+        }
         for (std::size_t i = 0; i < Channels; ++i) {
             vec key[count];
+            SPARQ_UNROLL
             for (std::size_t v = 0; v < count; ++v) key[v] = load(channels[i] + t + v * step);
+            SPARQ_UNROLL
             for (std::size_t h = 0; h < Heads; ++h) {
                 const vec weight = simd::splat<Arch>(weights[h * weights_stride + i]);
+                SPARQ_UNROLL
                 for (std::size_t v = 0; v < count; ++v)
                     sum[h][v] = simd::multiply_add<Arch>(weight, key[v], sum[h][v]);
             }
         }
-        for (std::size_t h = 0; h < Heads; ++h)
+        SPARQ_UNROLL
+        for (std::size_t h = 0; h < Heads; ++h) {
+            SPARQ_UNROLL
             for (std::size_t v = 0; v < count; ++v)
                 store(logits + h * logits_stride + t + v * step, sum[h][v]);
+        }
     };
     const auto whole_vectors = [&](auto vectors, std::size_t t) {
         add_channels(

@@ -48,9 +48,12 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
     using vec = simd::f32<Arch>;
     constexpr std::size_t width = simd::lanes<Arch>;
     vec sum[Heads][Columns];
-    for (std::size_t h = 0; h < Heads; ++h)
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < Columns; ++i)
             sum[h][i] = simd::load<Arch>(sums + h * sums_stride + column + i * width);
+    }
 
     const auto add_row = [&](std::size_t j) {
         const T* row = rows[j] + column;
@@ -72,9 +75,12 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
         for (std::size_t j = first; j < end; ++j) add_row(j);
     }
 
-    for (std::size_t h = 0; h < Heads; ++h)
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
         for (std::size_t i = 0; i < Columns; ++i)
             simd::store<Arch>(sums + h * sums_stride + column + i * width, sum[h][i]);
+    }
 }
 
 }  // namespace detail

@@ -57,17 +57,23 @@ SPARQ_ALWAYS_INLINE void add_products(const A& a, const B& b,
     using vec = simd::f32<Arch>;
     if constexpr (HoldsA) {
         vec x[Heads];
+        SPARQ_UNROLL
         for (std::size_t h = 0; h < Heads; ++h) x[h] = simd::in_register<Arch>(a(h));
+        SPARQ_UNROLL
         for (std::size_t j = 0; j < Count; ++j) {
             const vec y = simd::in_register<Arch>(b(j));
+            SPARQ_UNROLL
             for (std::size_t h = 0; h < Heads; ++h)
                 sum[h][j] = simd::multiply_add<Arch>(x[h], y, sum[h][j]);
         }
     } else {
         vec y[Count];
+        SPARQ_UNROLL
         for (std::size_t j = 0; j < Count; ++j) y[j] = b(j);
+        SPARQ_UNROLL
         for (std::size_t h = 0; h < Heads; ++h) {
             const vec x = a(h);
+            SPARQ_UNROLL
             for (std::size_t j = 0; j < Count; ++j)
                 sum[h][j] = simd::multiply_add<Arch>(x, y[j], sum[h][j]);
         }
@@ -85,8 +91,11 @@ SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride
                                   float* lanes) noexcept {
     using vec = simd::f32<Arch>;
     vec sum[Heads][Rows];
-    for (auto& head : sum)
-        for (auto& one : head) one = simd::splat<Arch>(0.0f);
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
+        for (std::size_t j = 0; j < Rows; ++j) sum[h][j] = simd::splat<Arch>(0.0f);
+    }
     const auto add_columns = [&](std::size_t c, const auto& load) {
         const auto query = [&](std::size_t h) {
             return simd::in_register<Arch>(simd::load<Arch>(queries + h * query_stride + c));
@@ -101,10 +110,13 @@ SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride
     if (const std::size_t n = width - c; n != 0)
         add_columns(c, [n](const T* p) { return simd::load_partial<Arch>(p, n); });
 
-    for (std::size_t h = 0; h < Heads; ++h)
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
         for (std::size_t j = 0; j < Rows; ++j)
             simd::store<Arch>(lanes + (h * rows_reduced_at_once + j) * simd::lanes<Arch>,
                               sum[h][j]);
+    }
 }
 
 /// Up to rows_reduced_at_once rows. Their lanes are summed at the end, eight and more vectors
@@ -125,6 +137,7 @@ SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_s
         dot_tile<Arch, Heads, tile>(queries, query_stride, row, width,
                                     lanes + j * simd::lanes<Arch>);
     }
+    SPARQ_UNROLL
     for (std::size_t h = 0; h < Heads; ++h) {
         float sums[most];
         float* out = logits + h * logits_stride;
