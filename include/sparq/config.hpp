@@ -13,8 +13,11 @@
 #define SPARQ_ALWAYS_INLINE [[gnu::always_inline]] inline
 /// Unrolls the loop behind it, also under -O2, so that arrays become registers.
 #define SPARQ_UNROLL _Pragma("GCC unroll 8")
+/// Inlines whatever the function calls (clang: one level of it).
+#define SPARQ_FLATTEN [[gnu::flatten]]
 #define SPARQ_HIDDEN [[gnu::visibility("hidden")]]
 #else
+#define SPARQ_FLATTEN
 #define SPARQ_HIDDEN
 #define SPARQ_UNROLL
 #define SPARQ_RESTRICT

@@ -111,10 +111,12 @@ SPARQ_PER_ISA inline void check_params(const sparq_params& params, std::size_t h
     enumerator("tau", static_cast<int>(params.tau), static_cast<int>(temperature::none));
 }
 
-/// Sizes a report before the work; tasks then fill in their heads.
+/// Sizes a report before the work; tasks then fill in their heads. Flattened: the vectors'
+/// functions have the same names in every unit, so none may be left as one of its own.
 template <class T, class Label>
-SPARQ_PER_ISA void begin_report(const attention_request<T, Label>& request, const step_bytes& bytes,
-                                std::size_t tokens_per_head, bool dense) {
+SPARQ_FLATTEN SPARQ_PER_ISA void begin_report(const attention_request<T, Label>& request,
+                                              const step_bytes& bytes, std::size_t tokens_per_head,
+                                              bool dense) {
     attention_report* report = request.report;
     if (report == nullptr) return;
     const std::size_t tokens = report->keep_tokens ? tokens_per_head * request.view.heads_kv() : 0;
