@@ -13,7 +13,8 @@ sparq_require_packages g++ cmake ninja-build libxsimd-dev libeigen3-dev nlohmann
 
 if [ ! -f "$build/build.ninja" ]; then
     cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
-        -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON >/dev/null
+        -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON \
+        -DSPARQ_KERNELS_OPTIMIZATION=-O2 >/dev/null
 fi
 cmake --build "$build" >"$build/build.log" 2>&1 || {
     cat "$build/build.log" >&2

@@ -32,8 +32,8 @@ build_and_run() {
     run "$work/build/consumer"
 }
 
-# run_dispatched: the program with kernels chosen at run time; each processor can run the
-# narrowest set of its family.
+# run_dispatched: the program with kernels chosen at run time, which take long to compile: one
+# way of taking sparq in has it. Each processor can run the narrowest set of its family.
 run_dispatched() {
     run "$work/build/dispatched"
     case $(uname -m) in
@@ -47,7 +47,6 @@ run_dispatched() {
 case $way in
 add_subdirectory)
     build_and_run add_subdirectory "-DSPARQ_SOURCE=$source" "$@"
-    run_dispatched
     ;;
 fetch_content)
     # FetchContent copies the whole folder: give it what a release would hold.
@@ -57,7 +56,8 @@ fetch_content)
     ;;
 find_package)
     install_sparq
-    build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" "$@"
+    build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" \
+        -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
     run_dispatched
     ;;
 pkg_config)
