@@ -40,9 +40,9 @@ class code_row_writer {
     /// K's codes of the rows that follow are relative to these ranges.
     SPARQ_PER_ISA void use(const code_range* ranges) noexcept {
         for (std::size_t c = 0; c < head_dim_; ++c) {
-            const auto spread = static_cast<float>(ranges[c].width);
-            normalisation_[c] = range_mean(ranges[c]);
-            normalisation_[head_dim_ + c] = spread > 0.0f ? 1.0f / spread : 0.0f;
+            const auto width = static_cast<float>(ranges[c].width);
+            normalisation_[c] = range_middle(ranges[c]);
+            normalisation_[head_dim_ + c] = width > 0.0f ? 1.0f / width : 0.0f;
         }
     }
     template <class Arch, class T>
@@ -70,7 +70,7 @@ class code_row_writer {
 
     std::size_t head_dim_, value_dim_;
     code_row_layout layout_;
-    isa_vector<float> normalisation_;  ///< [2, d_h]: means, inverse spreads
+    isa_vector<float> normalisation_;  ///< [2, d_h]: middles, inverse widths
 };
 
 }  // namespace detail

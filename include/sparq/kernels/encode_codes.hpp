@@ -4,12 +4,12 @@
 //   code = clamp(floor((key - minimum) / width), 0, 2^bits - 1)
 //   8, 4 bits  minimum: the least key, rounded down to half; width: what 2^bits codes from
 //              there need to reach the greatest, rounded up
-//   2 bits     width: the standard deviation; minimum: the mean less two of them
+//   2 bits     width: the standard deviation; minimum: the mean less two of them. But where
+//              that cuts off too much (see int2_label) as with 4 bits
 //
 // Traffic: reads `tokens` * `width` elements twice (a strip of 64 rows is in L1 then, one of
 // 512 in L2), writes bits / 8 bytes for each and 4 bytes a channel.
-// Numerics: float, moments about the first counted key, a channel's tokens in ascending
-// order; ranges rounded to half and kept finite before anything is coded.
+// Numerics: float; ranges rounded to half and kept finite before anything is coded.
 #pragma once
 
 #include <algorithm>
@@ -20,67 +20,12 @@
 
 #include "../code_labels.hpp"
 #include "../detail/simd.hpp"
+#include "measure_channels.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
 
 namespace detail {
-
-/// Vectors of channels that are coded together: one cache line of two-byte elements.
-inline constexpr std::size_t coded_vectors = 4;
-
-/// What is known of the channels of some vectors. Infinite or NaN `probe`: so was a key.
-template <class Arch>
-struct channel_moments {
-    static constexpr std::size_t most = coded_vectors * sparq::detail::simd::lanes<Arch>;
-    float first[most], sum[most], squares[most];  // of key - first
-    float least[most], greatest[most];
-    float probe[most];
-};
-
-/// Vector v of up to coded_vectors, of which `channels` lanes count.
-template <class Arch, class T>
-sparq::detail::simd::f32<Arch> load_channels(const T* row, std::size_t channels,
-                                             std::size_t v) noexcept {
-    namespace simd = sparq::detail::simd;
-    const std::size_t c = v * simd::lanes<Arch>;
-    if (c + simd::lanes<Arch> <= channels) return simd::load<Arch>(row + c);
-    return simd::load_partial<Arch>(row + c, channels - c);
-}
-
-/// @param rows  the channels' first one in the first row
-template <class Arch, bool Extremes, class T>
-void measure_channels(const T* rows, std::size_t row_stride, std::size_t tokens,
-                      std::size_t skipped, std::size_t channels,
-                      channel_moments<Arch>& moments) noexcept {
-    namespace simd = sparq::detail::simd;
-    using vec = simd::f32<Arch>;
-    const std::size_t vectors = (channels + simd::lanes<Arch> - 1) / simd::lanes<Arch>;
-    const vec zero = simd::splat<Arch>(0.0f);
-    for (std::size_t v = 0; v < vectors; ++v) {
-        const vec first = load_channels<Arch>(rows + skipped * row_stride, channels, v);
-        vec low = first, high = first, sum = zero, squares = zero, probe = zero;
-        for (std::size_t t = 0; t < tokens; ++t) {
-            const vec key = load_channels<Arch>(rows + t * row_stride, channels, v);
-            probe = simd::multiply_add<Arch>(key, zero, probe);
-            if (t < skipped) continue;
-            if constexpr (Extremes) {
-                low = simd::minimum<Arch>(low, key);
-                high = simd::maximum<Arch>(high, key);
-            } else {
-                const vec distance = key - first;
-                sum = sum + distance;
-                squares = simd::multiply_add<Arch>(distance, distance, squares);
-            }
-        }
-        const std::size_t c = v * simd::lanes<Arch>;
-        simd::store<Arch>(moments.probe + c, probe);
-        simd::store<Arch>(moments.first + c, first);
-        simd::store<Arch>(Extremes ? moments.least + c : moments.sum + c, Extremes ? low : sum);
-        simd::store<Arch>(Extremes ? moments.greatest + c : moments.squares + c,
-                          Extremes ? high : squares);
-    }
-}
 
 /// x as a half: the nearest, or the nearest not above or not below x; never infinite, and 0
 /// for a NaN, which only differences of huge keys give.
@@ -105,19 +50,19 @@ half finite_half(float x, half_rounding rounding) noexcept {
 template <class Arch, class Label>
 code_range range_of(const channel_moments<Arch>& m, std::size_t c, std::size_t counted) noexcept {
     if (!(m.probe[c] == 0.0f)) return {half(std::numeric_limits<float>::quiet_NaN()), half(0.0f)};
+    constexpr float codes = 1u << Label::bits;
     if constexpr (Label::bits == 2) {
-        const float n = static_cast<float>(counted);
-        const float shift = m.sum[c] / n;
-        const float variance = std::max(0.0f, m.squares[c] / n - shift * shift);
-        const half width = finite_half<Arch>(std::sqrt(variance), half_rounding::nearest);
-        const float low = m.first[c] + (shift - 2.0f * static_cast<float>(width));
-        return {finite_half<Arch>(low, half_rounding::nearest), width};
-    } else {
-        constexpr float codes = 1u << Label::bits;
-        const half low = finite_half<Arch>(m.least[c], half_rounding::down);
-        const float reach = (m.greatest[c] - static_cast<float>(low)) / codes;
-        return {low, finite_half<Arch>(reach, half_rounding::up)};
+        const float mean = m.mean_distance(c, counted);
+        const float deviation = std::sqrt(m.variance(c, counted));
+        if (!(m.greatest[c] - m.least[c] > codes * int2_reach * deviation)) {
+            const half width = finite_half<Arch>(deviation, half_rounding::nearest);
+            const float low = m.first[c] + (mean - 2.0f * static_cast<float>(width));
+            return {finite_half<Arch>(low, half_rounding::nearest), width};
+        }
     }
+    const half low = finite_half<Arch>(m.least[c], half_rounding::down);
+    const float reach = (m.greatest[c] - static_cast<float>(low)) / codes;
+    return {low, finite_half<Arch>(reach, half_rounding::up)};
 }
 
 /// The 16 bytes of a unit of each of the channels.
@@ -166,8 +111,8 @@ void encode_rows(const T* rows, std::size_t row_stride, std::size_t tokens, std:
     constexpr std::size_t unit = code_unit_tokens<Label>;
     for (std::size_t c = 0; c < width; c += most) {
         const std::size_t channels = std::min(most, width - c);
-        detail::measure_channels<Arch, (Label::bits > 2)>(rows + c, row_stride, tokens, skipped,
-                                                          channels, moments);
+        detail::measure_channels<Arch, true, Label::bits == 2>(rows + c, row_stride, tokens,
+                                                               skipped, channels, moments);
         float low[most] = {}, inverse[most] = {};
         for (std::size_t i = 0; i < channels; ++i) {
             ranges[c + i] = detail::range_of<Arch, Label>(moments, i, tokens - skipped);
