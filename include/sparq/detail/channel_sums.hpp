@@ -15,12 +15,6 @@
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
-/// What lies half-way between what the least and the greatest 2-bit code stand for: the
-/// mean of the keys, unless they reach far.
-SPARQ_PER_ISA inline float range_middle(const code_range& range) noexcept {
-    return static_cast<float>(range.minimum) + 2.0f * static_cast<float>(range.width);
-}
-
 /// Adds up blocks in ascending order: sums over the tokens of the channel's key and of its
 /// square; and over the strips the square of their ranges' width.
 class channel_sums {

@@ -40,6 +40,8 @@ class code_row_book {
           closed_sums_(heads_kv, channel_sums(head_dim)),
           done_(heads_kv),
           moments_(3 * heads_kv * head_dim),
+          open_(2 * heads_kv * head_dim),
+          closed_(2 * head_dim),
           value_(value_dim),
           heads_(heads_kv) {
         for (std::size_t g = 0; g < heads_kv; ++g) {
@@ -149,19 +151,22 @@ class code_row_book {
                                            : std::min(now.labelled, done_[g].labelled));
         }
         done_[g] = now;
-        const code_range* in_use = nullptr;
-        for_tokens(
-            view, g, changed,
-            [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
-                const code_range* ranges = t < part.labelled
-                                               ? code_strip_of(part, t, head_dim_).ranges
-                                               : heads_[g].open_ranges;
-                if (ranges != nullptr && ranges != in_use) writer_.use(in_use = ranges);
-                if (ranges != nullptr)
-                    writer_.template write_key<Arch>(part.keys + t * part.key_stride, code_row);
-                if (token >= before)
-                    take_value<Arch>(g, token, part.values + t * part.value_stride, code_row);
-            });
+        const code_range *open = heads_[g].open_ranges, *in_use = nullptr;
+        const float* open_normalisation = open_.data() + 2 * g * head_dim_;
+        for_tokens(view, g, changed,
+                   [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       const code_range* ranges =
+                           t < part.labelled ? code_strip_of(part, t, head_dim_).ranges : open;
+                       if (ranges != open && ranges != in_use)
+                           writer_.template normalise<Arch>(in_use = ranges, closed_.data());
+                       if (ranges != nullptr)
+                           writer_.template write_key<Arch>(
+                               part.keys + t * part.key_stride,
+                               ranges == open ? open_normalisation : closed_.data(), code_row);
+                       if (token >= before)
+                           take_value<Arch>(g, token, part.values + t * part.value_stride,
+                                            code_row);
+                   });
     }
 
     template <class Arch>
@@ -169,8 +174,9 @@ class code_row_book {
                     std::uint8_t* code_row) noexcept {
         if (token % block_tokens == 0)
             squares_[token / block_tokens * heads_kv_ + g] = heads_[g].value_squares;
-        heads_[g].value_squares += square<Arch>(row);
-        writer_.template write_value<Arch>(row, token, code_row);
+        heads_[g].value_squares += square<Arch>(row);  // and leaves the row in value_
+        writer_.template write_value<Arch>(static_cast<const float*>(value_.data()), token,
+                                           code_row);
     }
 
     /// Goes on from the blocks that have been added up, or from where blocks are no more.
@@ -196,6 +202,9 @@ class code_row_book {
             first += part.tokens;
         }
         all_sums_[g].moments(moments_.data() + 3 * g * head_dim_);
+        if (heads_[g].open_ranges != nullptr)
+            writer_.template normalise<Arch>(heads_[g].open_ranges,
+                                             open_.data() + 2 * g * head_dim_);
     }
 
     /// @param t  of the block's first token in the segment
@@ -226,6 +235,8 @@ class code_row_book {
     isa_vector<channel_sums> closed_sums_;  ///< [heads_kv]: over closed strips
     isa_vector<coded> done_;                ///< [heads_kv]
     isa_vector<float> moments_;             ///< [heads_kv, 3, d_h]
+    isa_vector<float> open_;                ///< [heads_kv, 2, d_h]: of open_ranges, normalised
+    isa_vector<float> closed_;              ///< [2, d_h]: of another strip, scratch
     isa_vector<float> value_;               ///< scratch
     isa_vector<head> heads_;                ///< [heads_kv]
     isa_vector<double> squares_;            ///< [blocks, heads_kv]: value_squares before each
