@@ -121,7 +121,7 @@ FAULTS = [
     ("sums_not_restored", "detail/code_row_book.hpp",
      "closed_sums_[g].restore(saved(g, token), token);", ""),
     ("far_keys_cut_off", "kernels/encode_codes.hpp",
-     "if (!(m.greatest[c] - m.least[c] > codes * int2_reach * deviation)) {", "if (true) {"),
+     "m.greatest[c] - m.least[c] > codes * int2_reach * deviation", "false"),
     ("values_not_dithered", "detail/code_row_writer.hpp",
      "code_row + layout_.value_codes, dither));", "code_row + layout_.value_codes));"),
     ("tail_weighs_what_was_read", "detail/tiered_head.hpp",
