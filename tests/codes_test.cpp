@@ -38,6 +38,15 @@ double half_step(double x) {
     return std::ldexp(1.0, exponent - 11);
 }
 
+/// Whether the range reaches from the least to the greatest key, by directed rounding.
+std::string check_reach(double least, double greatest, double codes, const code_range& range) {
+    const double minimum = test::decode(range.minimum), width = test::decode(range.width);
+    if (!(minimum <= least && minimum >= least - half_step(least))) return "minimum";
+    const double reach = (greatest - minimum) / codes;
+    if (!(width >= reach * (1 - 1e-6) && width <= reach + 1.001 * half_step(reach))) return "width";
+    return {};
+}
+
 /// Whether the range is that of the channel; "" if so.
 template <class Label>
 std::string check_range(const column& c, const code_range& range) {
@@ -49,23 +58,32 @@ std::string check_range(const column& c, const code_range& range) {
         least = std::min(least, c.keys[t]);
         greatest = std::max(greatest, c.keys[t]);
     }
-    if (Label::bits > 2) {
-        // Directed rounding: the codes reach from the least to the greatest key.
-        if (!(minimum <= least && minimum >= least - half_step(least))) return "minimum";
-        const double codes = std::ldexp(1.0, Label::bits), reach = (greatest - minimum) / codes;
-        if (!(width >= reach * (1 - 1e-6) && width <= reach + 1.001 * half_step(reach)))
-            return "width";
-        return {};
-    }
+    const double codes = std::ldexp(1.0, Label::bits);
+    if (Label::bits > 2) return check_reach(least, greatest, codes, range);
     double squares = 0;
     for (size_t t = c.skipped; t < c.keys.size(); ++t) squares += std::pow(c.keys[t] - sum / n, 2);
     const double deviation = std::sqrt(squares / n);
     // A float sum of n terms about the first key, then a rounding to half.
     const double noise = n * 0x1p-22 * (std::abs(greatest) + std::abs(least) + deviation);
+    const double far = (greatest - least) / 4 - 1.7 * deviation;
+    // Where float may see the other side, either will do.
+    if (far > -2 * noise && check_reach(least, greatest, codes, range).empty()) return {};
+    if (far > 2 * noise) return "reach";
     if (std::abs(width - deviation) > 0.5 * half_step(deviation) + noise) return "width";
     const double low = sum / n - 2 * width;
     if (std::abs(minimum - low) > 0.5 * half_step(low) + noise) return "minimum";
     return {};
+}
+
+/// Whether what a code stands for is as near to the key as the labels promise. Halves of the
+/// range, rounded to nearest at 2 bits, may leave a key outside.
+template <class Label>
+bool is_near(unsigned code, double key, const code_range& range) {
+    const double minimum = test::decode(range.minimum), width = test::decode(range.width);
+    const double distance = std::abs(key - (minimum + (code + 0.5) * width));
+    const double slack = half_step(key) + 4 * half_step(width);
+    const bool is_far = std::abs(key - (minimum + 2 * width)) > 2 * width;
+    return distance <= (Label::bits == 2 && is_far ? 5.3 : 0.5) * width + slack;
 }
 
 /// Whether a code is the key's, given the stored range.
@@ -106,10 +124,14 @@ std::string check_codes(const test::problem& p, const kv_view<T, Label>& view) {
                                 p.keys[((token + t) * d.heads_kv + g) * d.head_dim + c]));
                         wrong = check_range<Label>(keys, strip.ranges[c]);
                         const Label* codes = strip.codes + c * strip.channel_stride;
-                        for (size_t t = 0; t < n && wrong.empty(); ++t)
-                            if (!is_code_of<Label>(sparq::code_at(codes, t), keys.keys[t],
-                                                   strip.ranges[c]))
+                        for (size_t t = 0; t < n && wrong.empty(); ++t) {
+                            const unsigned code = sparq::code_at(codes, t);
+                            if (!is_code_of<Label>(code, keys.keys[t], strip.ranges[c]))
                                 wrong = "code of token " + std::to_string(token + t);
+                            if (t >= keys.skipped &&
+                                !is_near<Label>(code, keys.keys[t], strip.ranges[c]))
+                                wrong = "distance of token " + std::to_string(token + t);
+                        }
                     }
                 });
             if (end != part.labelled) wrong = "labelled";
@@ -136,11 +158,13 @@ kv_cache<T, Label> coded_cache(const test::problem& p, size_t end) {
     return cache;
 }
 
-/// Keys with channels of different mean and spread, as real ones have.
+/// Keys with channels of different mean and spread, as real ones have; a third of them with a
+/// few keys that lie far out, on one side.
 test::problem coded_problem(const shape& dims, std::uint64_t seed) {
     test::problem p = test::make_problem(dims, seed);
     for (size_t i = 0; i < p.keys.size(); ++i) {
-        const size_t c = i % dims.head_dim;
+        const size_t c = i % dims.head_dim, t = i / (dims.head_dim * dims.heads_kv);
+        if (c % 3 == 2 && t % 59 == 7) p.keys[i] = 9.0f + std::abs(p.keys[i]);
         p.keys[i] = p.keys[i] * std::ldexp(1.0f, static_cast<int>(c % 7) - 3) +
                     static_cast<float>(c % 5) - 2.0f;
     }
@@ -301,6 +325,26 @@ TEST_CASE("codes depend on the tokens only, not on appends and truncates", "[cod
                                             run(coded_cache<T, Label>(p, end).view())));
             }
         });
+}
+
+TEST_CASE("codes of 2 bits reach far keys", "[codes]") {
+    // Keys of +-1 and, in channel 1, one that lies too far out for codes by deviations, in
+    // channel 2 one that does not.
+    test::problem p = test::make_problem({1, 1, 3, 1, 640}, 550);
+    for (size_t t = 0; t < 640; ++t) std::fill_n(&p.keys[t * 3], 3, t % 2 == 0 ? 1.0f : -1.0f);
+    p.keys[100 * 3 + 1] = 16.0f;
+    p.keys[100 * 3 + 2] = 5.0f;
+    const auto cache = coded_cache<float, sparq::int2_label>(p, 640);
+    const sparq::kv_view<float, sparq::int2_label> view = cache.view();
+    const auto strip = sparq::code_strip_of(view.segment(0, 0), 0, 3);
+    CHECK(strip.tokens == 512);
+    CHECK(test::decode(strip.ranges[0].width) == 1.0);
+    CHECK(test::decode(strip.ranges[0].minimum) == -2.0);
+    CHECK(test::decode(strip.ranges[1].width) == 4.25);
+    CHECK(test::decode(strip.ranges[1].minimum) == -1.0);
+    CHECK(sparq::code_at(strip.codes + strip.channel_stride, 100) == 3);
+    CHECK(sparq::code_at(strip.codes + strip.channel_stride, 101) == 0);
+    CHECK(std::abs(test::decode(strip.ranges[2].width) - 1.02) < 0.01);
 }
 
 TEST_CASE("channels that are constant, huge or not finite", "[codes]") {

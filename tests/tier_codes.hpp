@@ -98,9 +98,9 @@ code_row decode_row(const sparq::tiered_view<T>& view, size_t g, const place& p)
     out.value_step = half_at(values + value_bytes + 2);
     const sparq::code_range* ranges = p.coded ? ranges_of(view, g, p) : nullptr;
     for (size_t c = 0; ranges != nullptr && c < d; ++c) {
-        const double spread = test::decode(ranges[c].width);
-        const double mean = test::decode(ranges[c].minimum) + 2 * spread;
-        out.key.push_back(mean + spread * (out.key_minimum + out.key_step * nibble(row, c)));
+        const double width = test::decode(ranges[c].width);
+        const double middle = test::decode(ranges[c].minimum) + 2 * width;
+        out.key.push_back(middle + width * (out.key_minimum + out.key_step * nibble(row, c)));
     }
     for (size_t c = 0; c < v; ++c)
         out.value.push_back(out.value_minimum + out.value_step * nibble(values, c));
@@ -118,9 +118,10 @@ double scanned_key(const sparq::tiered_view<T>& view, size_t g, const place& p, 
     return test::decode(range.minimum) + (code + 0.5) * test::decode(range.width);
 }
 
-/// Mean and deviation of each channel over tokens [begin, begin + n), the sinks left out.
+/// Each channel over tokens [begin, begin + n), the sinks left out: mean, variance, span of
+/// the keys, and what its 2-bit range should be.
 struct strip_moments {
-    numbers mean, deviation;
+    numbers mean, variance, span, middle, width;
 };
 
 /// Exact rows of a KV head in double.
@@ -132,15 +133,23 @@ struct exact_rows {
     [[nodiscard]] const double* value(size_t t) const { return values.data() + t * value_dim; }
 
     [[nodiscard]] strip_moments moments(size_t begin, size_t n) const {
-        strip_moments m{numbers(head_dim), numbers(head_dim)};
+        strip_moments m;
         const size_t first = std::max(begin, size_t{4});
         const double count = static_cast<double>(begin + n - first);
         for (size_t c = 0; c < head_dim; ++c) {
-            for (size_t t = first; t < begin + n; ++t) m.mean[c] += key(t)[c] / count;
-            double squares = 0;
+            double mean = 0, variance = 0, least = INFINITY, greatest = -INFINITY;
+            for (size_t t = first; t < begin + n; ++t) {
+                mean += key(t)[c] / count;
+                least = std::min(least, key(t)[c]), greatest = std::max(greatest, key(t)[c]);
+            }
             for (size_t t = first; t < begin + n; ++t)
-                squares += std::pow(key(t)[c] - m.mean[c], 2) / count;
-            m.deviation[c] = std::sqrt(squares);
+                variance += std::pow(key(t)[c] - mean, 2) / count;
+            const double deviation = std::sqrt(variance);
+            const bool is_far = (greatest - least) / 4 > 1.7 * deviation;
+            m.mean.push_back(mean), m.variance.push_back(variance);
+            m.span.push_back(greatest - least);
+            m.middle.push_back(is_far ? (least + greatest) / 2 : mean);
+            m.width.push_back(is_far ? (greatest - least) / 4 : deviation);
         }
         return m;
     }

@@ -17,7 +17,8 @@ namespace test {
 inline problem tier_problem(const shape& dims, std::uint64_t seed, float q_size = 1.0f) {
     problem p = make_problem(dims, seed, q_size);
     for (size_t i = 0; i < p.keys.size(); ++i) {
-        const size_t c = i % dims.head_dim;
+        const size_t c = i % dims.head_dim, t = i / (dims.head_dim * dims.heads_kv);
+        if (c % 5 == 3 && t % 59 == 7) p.keys[i] = 9.0f + std::abs(p.keys[i]);
         p.keys[i] = p.keys[i] * std::ldexp(1.0f, static_cast<int>(c % 4) - 2) +
                     static_cast<float>(c % 5) - 2.0f;
     }

@@ -62,16 +62,16 @@ class fixed_tiers {
         return reference::dot(&q_[h * d_], key, d_);
     }
 
-    /// Greatest q^2 * (variance - 0.12 * variance within strips).
+    /// Greatest q^2 * (variance - 0.12 * square of the ranges' width).
     void choose_channels() {
         const auto& known = view_.of_head(g_).moments;
         const size_t r = params_.scan_channels != 0 ? params_.scan_channels : (d_ + 3) / 4;
         numbers gain(d_);
         for (size_t c = 0; c < d_; ++c)
             for (size_t h = 0; h < group_; ++h)
-                gain[c] += q_[h * d_ + c] * q_[h * d_ + c] *
-                           std::max(0.0, double{known.variance[c]} -
-                                             0.12 * double{known.strip_variance[c]});
+                gain[c] +=
+                    q_[h * d_ + c] * q_[h * d_ + c] *
+                    std::max(0.0, double{known.variance[c]} - 0.12 * double{known.square_width[c]});
         channels_ = reference::largest(gain, r);
         numbers sorted = gain;
         std::sort(sorted.rbegin(), sorted.rend());

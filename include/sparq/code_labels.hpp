@@ -31,13 +31,17 @@ struct int4_label {
     static constexpr unsigned bits = 4;
     std::uint8_t byte;
 };
-/// Codes of 2 bits: mean -+ 1/2 and 3/2 standard deviations of channel and strip, so
-/// |key - what the code stands for| <= width / 2 within two deviations of the mean. (On real
-/// keys the noise is 10 to 25 % below that of codes between least and greatest.)
+/// Codes of 2 bits: mean -+ 1/2 and 3/2 standard deviations of channel and strip. (On real
+/// keys the noise is 10 to 25 % below that of codes between least and greatest.) But where
+/// those would be more than int2_reach deviations wide, they are taken: a few far keys may be
+/// what decides attention. |key - what the code stands for| <= width / 2 within two widths of
+/// the range's middle, which are all keys then; else the range of the keys is 4 int2_reach
+/// deviations at most, and with it the error 5.3 widths.
 struct int2_label {
     static constexpr unsigned bits = 2;
     std::uint8_t byte;
 };
+inline constexpr float int2_reach = 1.7f;
 
 template <class Label>
 concept coded_label = std::same_as<Label, int8_label> || std::same_as<Label, int4_label> ||

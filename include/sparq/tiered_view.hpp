@@ -15,15 +15,15 @@ SPARQ_NAMESPACE_BEGIN
 
 /// What is known of the channels of a KV head's keys, over the tokens that have codes.
 struct channel_moments {
-    const float* mean;            ///< [d_h]
-    const float* variance;        ///< [d_h], around the mean of all
-    const float* strip_variance;  ///< [d_h], around the mean of each token's strip
+    const float* mean;          ///< [d_h]
+    const float* variance;      ///< [d_h], around the mean
+    const float* square_width;  ///< [d_h], mean square of the width of the tokens' ranges
 };
 
 /// A kv_view with labels of 2 bits, and beside it each token's K and V once more as rows of
 /// 4-bit codes. A code row holds the codes of K, their range, those of V and theirs; what K's
-/// codes stand for is relative to the mean and the spread that the labels' ranges give the
-/// token's strip: k[c] = mean[c] + spread[c] * (minimum + step * code[c]).
+/// codes stand for is relative to the middle and the width of the labels' ranges of the
+/// token's strip: k[c] = middle[c] + width[c] * (minimum + step * code[c]).
 ///
 /// Owns nothing, like kv_view; made by tiered_cache and tier_codes.
 template <cache_element T>

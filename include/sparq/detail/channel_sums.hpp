@@ -1,61 +1,79 @@
 // SPDX-License-Identifier: MIT
-// channel_sums: means and variances of a KV head's channels, from the ranges of its strips.
+// channel_sums: means and variances of a KV head's channels, block by block.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
+#include "../kernels/measure_channels.hpp"
 #include "../tiered_view.hpp"
 #include "isa_vector.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
-/// Mean and standard deviation that a 2-bit range was made from.
-SPARQ_PER_ISA inline float range_mean(const code_range& range) noexcept {
-    return static_cast<float>(range.minimum) + 2.0f * static_cast<float>(range.width);
-}
-
-/// Adds up strips in ascending order: sums over tokens of the channel's value, of its square
-/// and of its variance within the strip.
+/// Adds up blocks in ascending order: sums over the tokens of the channel's key and of its
+/// square; and over the strips the square of their ranges' width.
 class channel_sums {
    public:
     SPARQ_PER_ISA explicit channel_sums(std::size_t head_dim)
-        : head_dim_(head_dim), sums_(3 * head_dim) {}
+        : head_dim_(head_dim), sums_(3 * head_dim), block_(2 * head_dim) {}
 
     SPARQ_PER_ISA void clear() noexcept {
         std::fill(sums_.begin(), sums_.end(), 0.0);
         tokens_ = 0;
     }
-    SPARQ_PER_ISA void add(const code_range* ranges, std::size_t tokens) noexcept {
+    /// @param rows     [code_block_tokens, d_h]
+    /// @param skipped  so many of them do not count, as in the ranges
+    template <class Arch, class T>
+    void add_keys(const T* rows, std::size_t row_stride, std::size_t skipped) noexcept {
+        float *means = block_.data(), *variances = means + head_dim_;
+        kernels::measure_rows<Arch>(rows, row_stride, code_block_tokens, skipped, head_dim_, means,
+                                    variances);
+        const auto n = static_cast<double>(code_block_tokens);
+        for (std::size_t c = 0; c < head_dim_; ++c) {
+            const double mean = means[c];
+            sums_[c] += n * mean;
+            sums_[head_dim_ + c] += n * (mean * mean + variances[c]);
+        }
+        tokens_ += code_block_tokens;
+    }
+    SPARQ_PER_ISA void add_widths(const code_range* ranges, std::size_t tokens) noexcept {
         const auto n = static_cast<double>(tokens);
         for (std::size_t c = 0; c < head_dim_; ++c) {
-            const double mean = range_mean(ranges[c]);
-            const double deviation = static_cast<float>(ranges[c].width);
-            sums_[c] += n * mean;
-            sums_[head_dim_ + c] += n * (mean * mean + deviation * deviation);
-            sums_[2 * head_dim_ + c] += n * deviation * deviation;
+            const double width = static_cast<float>(ranges[c].width);
+            sums_[2 * head_dim_ + c] += n * width * width;
         }
-        tokens_ += tokens;
     }
-    SPARQ_PER_ISA channel_sums& operator=(const channel_sums& other) noexcept {
-        std::copy(other.sums_.begin(), other.sums_.end(), sums_.begin());
+    /// Only the keys' sums of other, which has the same d_h.
+    SPARQ_PER_ISA void take_keys(const channel_sums& other) noexcept {
+        std::copy_n(other.sums_.begin(), 2 * head_dim_, sums_.begin());
         tokens_ = other.tokens_;
-        return *this;
     }
-    channel_sums(const channel_sums&) = default;
-    ~channel_sums() = default;
+    SPARQ_PER_ISA void take(const channel_sums& other) noexcept {
+        restore(other.sums_.data(), other.tokens_);
+    }
+    /// To and from [3, d_h].
+    SPARQ_PER_ISA void save(double* sums) const noexcept {
+        std::copy(sums_.begin(), sums_.end(), sums);
+    }
+    SPARQ_PER_ISA void restore(const double* sums, std::size_t tokens) noexcept {
+        std::copy_n(sums, 3 * head_dim_, sums_.begin());
+        tokens_ = tokens;
+    }
 
     /// Writes channel_moments' three rows of [d_h]; zeros without tokens.
     SPARQ_PER_ISA void moments(float* out) const noexcept {
+        constexpr double most = std::numeric_limits<float>::max();
         const double n = tokens_ == 0 ? 1.0 : static_cast<double>(tokens_);
         for (std::size_t c = 0; c < head_dim_; ++c) {
             const double mean = sums_[c] / n;
+            const double variance = std::max(0.0, sums_[head_dim_ + c] / n - mean * mean);
             out[c] = static_cast<float>(mean);
-            out[head_dim_ + c] =
-                static_cast<float>(std::max(0.0, sums_[head_dim_ + c] / n - mean * mean));
+            out[head_dim_ + c] = static_cast<float>(std::min(variance, most));
             out[2 * head_dim_ + c] = static_cast<float>(sums_[2 * head_dim_ + c] / n);
         }
     }
@@ -63,6 +81,7 @@ class channel_sums {
    private:
     std::size_t head_dim_, tokens_ = 0;
     isa_vector<double> sums_;  ///< [3, d_h]
+    isa_vector<float> block_;  ///< scratch
 };
 
 }  // namespace detail

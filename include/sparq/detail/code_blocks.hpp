@@ -11,8 +11,9 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
-#include "native_codes.hpp"
+#include "native_packing.hpp"
 #include "simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -133,6 +134,49 @@ SPARQ_ALWAYS_INLINE void pack_codes(const float* words, std::uint8_t* out) noexc
                                                std::bit_cast<std::uint32_t>(words[16 + b]) << 4);
     } else {
         native::pack_codes(words, out);
+    }
+}
+
+/// The integer part of x >= 0 below what is in every 32-bit word, moved up by Bits.
+template <class Arch, int Bits>
+SPARQ_ALWAYS_INLINE code_block<Arch> push_codes(const code_block<Arch>& words,
+                                                const f32<Arch>& x) noexcept {
+    if constexpr (is_plain<Arch>) {
+        code_block<Arch> result;
+        for (std::size_t i = 0; i < 4; ++i)
+            result[i] = words[i] << Bits | static_cast<std::uint32_t>(x.lane[i]);
+        return result;
+    } else {
+        using reg = typename f32<Arch>::register_type;
+        return native::push_codes<Bits>(words, static_cast<reg>(x));
+    }
+}
+
+/// Column i < columns of the four rows of words: 16 bytes, lowest ones first, at
+/// out + i * stride.
+template <class Arch>
+SPARQ_ALWAYS_INLINE void store_columns(const code_block<Arch> (&rows)[4], std::size_t columns,
+                                       std::uint8_t* out, std::size_t stride) noexcept {
+    if constexpr (is_plain<Arch>) {
+        for (std::size_t i = 0; i < columns; ++i)
+            for (std::size_t b = 0; b < 16; ++b)
+                out[i * stride + b] = static_cast<std::uint8_t>(rows[b / 4][i] >> (b % 4 * 8));
+    } else {
+        using native::zip_lower, native::zip_upper;
+        float words[4][lanes<Arch>];
+        for (std::size_t m = 0; m < 4; ++m) native::store_block(words[m], rows[m]);
+        for (std::size_t l = 0; l < columns; l += 4) {
+            const auto row = [&](std::size_t m) { return native::load_floats(words[m] + l); };
+            const auto a = zip_lower(row(0), row(2)), b = zip_lower(row(1), row(3));
+            const auto c = zip_upper(row(0), row(2)), d = zip_upper(row(1), row(3));
+            float column[4][4];
+            native::store_floats(column[0], zip_lower(a, b));
+            native::store_floats(column[1], zip_upper(a, b));
+            native::store_floats(column[2], zip_lower(c, d));
+            native::store_floats(column[3], zip_upper(c, d));
+            for (std::size_t i = 0; i < 4 && l + i < columns; ++i)
+                std::memcpy(out + (l + i) * stride, column[i], 16);
+        }
     }
 }
 

@@ -9,8 +9,8 @@
 #include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../kernels/code_rows.hpp"
+#include "../kernels/convert.hpp"
 #include "../kv_view.hpp"
-#include "channel_sums.hpp"
 #include "isa_vector.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -33,23 +33,28 @@ class code_row_writer {
         : head_dim_(head_dim),
           value_dim_(value_dim),
           layout_(head_dim, value_dim),
-          normalisation_(2 * head_dim) {}
+          ranges_(2 * head_dim) {}
 
     [[nodiscard]] const code_row_layout& layout() const noexcept { return layout_; }
 
-    /// K's codes of the rows that follow are relative to these ranges.
-    SPARQ_PER_ISA void use(const code_range* ranges) noexcept {
+    /// What makes K's codes relative to these ranges: [2, d_h], middles and inverse widths.
+    template <class Arch>
+    void normalise(const code_range* ranges, float* normalisation) noexcept {
+        static_assert(sizeof(code_range) == 2 * sizeof(half));
+        kernels::convert_row<Arch>(reinterpret_cast<const half*>(ranges), 2 * head_dim_,
+                                   ranges_.data());
         for (std::size_t c = 0; c < head_dim_; ++c) {
-            const auto spread = static_cast<float>(ranges[c].width);
-            normalisation_[c] = range_mean(ranges[c]);
-            normalisation_[head_dim_ + c] = spread > 0.0f ? 1.0f / spread : 0.0f;
+            const float width = ranges_[2 * c + 1];
+            normalisation[c] = ranges_[2 * c] + 2.0f * width;
+            normalisation[head_dim_ + c] = width > 0.0f ? 1.0f / width : 0.0f;
         }
     }
     template <class Arch, class T>
-    void write_key(const T* row, std::uint8_t* code_row) const noexcept {
+    void write_key(const T* row, const float* normalisation,
+                   std::uint8_t* code_row) const noexcept {
         put(code_row + layout_.key_range,
-            kernels::encode_row<Arch>(row, normalisation_.data(), normalisation_.data() + head_dim_,
-                                      head_dim_, code_row));
+            kernels::encode_row<Arch>(row, normalisation, normalisation + head_dim_, head_dim_,
+                                      code_row));
     }
     /// @param token  gives the grid its place: where a model writes the same row for every
     ///               occurrence of a word, errors must not add up
@@ -70,7 +75,7 @@ class code_row_writer {
 
     std::size_t head_dim_, value_dim_;
     code_row_layout layout_;
-    isa_vector<float> normalisation_;  ///< [2, d_h]: means, inverse spreads
+    isa_vector<float> ranges_;  ///< scratch
 };
 
 }  // namespace detail

@@ -131,10 +131,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
     }
     /// Variance of a 4-bit logit for codes of step 1.
     [[nodiscard]] float key_noise(std::size_t h) const noexcept {
-        const float* variance = view_.of_head(g_).moments.strip_variance;
+        const float* square_width = view_.of_head(g_).moments.square_width;
         const float* q = queries_.data + h * queries_.stride;
         float noise = 0.0f;
-        for (std::size_t c = 0; c < view_.head_dim(); ++c) noise += q[c] * q[c] * variance[c];
+        for (std::size_t c = 0; c < view_.head_dim(); ++c) noise += q[c] * q[c] * square_width[c];
         return noise / 12.0f;
     }
     /// Squared relative error that leaving token j at 4 bits is expected to cost head h.

@@ -4,12 +4,12 @@
 //   code = clamp(floor((key - minimum) / width), 0, 2^bits - 1)
 //   8, 4 bits  minimum: the least key, rounded down to half; width: what 2^bits codes from
 //              there need to reach the greatest, rounded up
-//   2 bits     width: the standard deviation; minimum: the mean less two of them
+//   2 bits     width: the standard deviation; minimum: the mean less two of them. But where
+//              that cuts off too much (see int2_label) as with 4 bits
 //
 // Traffic: reads `tokens` * `width` elements twice (a strip of 64 rows is in L1 then, one of
 // 512 in L2), writes bits / 8 bytes for each and 4 bytes a channel.
-// Numerics: float, moments about the first counted key, a channel's tokens in ascending
-// order; ranges rounded to half and kept finite before anything is coded.
+// Numerics: float; ranges rounded to half and kept finite before anything is coded.
 #pragma once
 
 #include <algorithm>
@@ -19,81 +19,23 @@
 #include <limits>
 
 #include "../code_labels.hpp"
+#include "../detail/code_blocks.hpp"
 #include "../detail/simd.hpp"
+#include "convert.hpp"
+#include "measure_channels.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
 
 namespace detail {
 
-/// Vectors of channels that are coded together: one cache line of two-byte elements.
-inline constexpr std::size_t coded_vectors = 4;
-
-/// What is known of the channels of some vectors. Infinite or NaN `probe`: so was a key.
-template <class Arch>
-struct channel_moments {
-    static constexpr std::size_t most = coded_vectors * sparq::detail::simd::lanes<Arch>;
-    float first[most], sum[most], squares[most];  // of key - first
-    float least[most], greatest[most];
-    float probe[most];
-};
-
-/// Vector v of up to coded_vectors, of which `channels` lanes count.
-template <class Arch, class T>
-sparq::detail::simd::f32<Arch> load_channels(const T* row, std::size_t channels,
-                                             std::size_t v) noexcept {
-    namespace simd = sparq::detail::simd;
-    const std::size_t c = v * simd::lanes<Arch>;
-    if (c + simd::lanes<Arch> <= channels) return simd::load<Arch>(row + c);
-    return simd::load_partial<Arch>(row + c, channels - c);
-}
-
-/// @param rows  the channels' first one in the first row
-template <class Arch, bool Extremes, class T>
-void measure_channels(const T* rows, std::size_t row_stride, std::size_t tokens,
-                      std::size_t skipped, std::size_t channels,
-                      channel_moments<Arch>& moments) noexcept {
-    namespace simd = sparq::detail::simd;
-    using vec = simd::f32<Arch>;
-    const std::size_t vectors = (channels + simd::lanes<Arch> - 1) / simd::lanes<Arch>;
-    const vec zero = simd::splat<Arch>(0.0f);
-    for (std::size_t v = 0; v < vectors; ++v) {
-        const vec first = load_channels<Arch>(rows + skipped * row_stride, channels, v);
-        vec low = first, high = first, sum = zero, squares = zero, probe = zero;
-        for (std::size_t t = 0; t < tokens; ++t) {
-            const vec key = load_channels<Arch>(rows + t * row_stride, channels, v);
-            probe = simd::multiply_add<Arch>(key, zero, probe);
-            if (t < skipped) continue;
-            if constexpr (Extremes) {
-                low = simd::minimum<Arch>(low, key);
-                high = simd::maximum<Arch>(high, key);
-            } else {
-                const vec distance = key - first;
-                sum = sum + distance;
-                squares = simd::multiply_add<Arch>(distance, distance, squares);
-            }
-        }
-        const std::size_t c = v * simd::lanes<Arch>;
-        simd::store<Arch>(moments.probe + c, probe);
-        simd::store<Arch>(moments.first + c, first);
-        simd::store<Arch>(Extremes ? moments.least + c : moments.sum + c, Extremes ? low : sum);
-        simd::store<Arch>(Extremes ? moments.greatest + c : moments.squares + c,
-                          Extremes ? high : squares);
-    }
-}
-
-/// x as a half: the nearest, or the nearest not above or not below x; never infinite, and 0
-/// for a NaN, which only differences of huge keys give.
 enum class half_rounding { nearest, down, up };
-template <class Arch>
-half finite_half(float x, half_rounding rounding) noexcept {
-    constexpr float greatest = 65504.0f;
-    if (!(x > -greatest)) return half(x <= -greatest ? -greatest : 0.0f);
-    if (x >= greatest) return half(greatest);
-    const half nearest(x);
-    const float error = x - static_cast<float>(nearest);
-    const bool step_up = rounding == half_rounding::up && error > 0.0f;
-    const bool step_down = rounding == half_rounding::down && error < 0.0f;
+
+/// x, rounded to the nearest half `nearest` = `wide`, as the half that is asked for.
+SPARQ_PER_ISA inline half round_from(half nearest, float wide, float x,
+                                     half_rounding rounding) noexcept {
+    const bool step_up = rounding == half_rounding::up && x > wide;
+    const bool step_down = rounding == half_rounding::down && x < wide;
     if (!step_up && !step_down) return nearest;
     const unsigned magnitude = nearest.bits & 0x7fffu, sign = nearest.bits & 0x8000u;
     if (magnitude == 0) return half::from_bits(step_up ? 0x0001 : 0x8001);
@@ -102,21 +44,62 @@ half finite_half(float x, half_rounding rounding) noexcept {
         static_cast<std::uint16_t>(sign | (away ? magnitude + 1 : magnitude - 1)));
 }
 
+/// Halves of some channels, and what they are.
+template <class Arch>
+struct channel_halves {
+    static constexpr std::size_t most = channel_moments<Arch>::most;
+    half narrow[most];
+    float wide[most];
+
+    /// x as halves: the nearest, or the nearest not above or not below; never infinite, and 0
+    /// for a NaN, which only differences of huge keys give. Overwrites x.
+    void round(float* x, const half_rounding* rounding, std::size_t channels) noexcept {
+        constexpr float greatest = 65504.0f;
+        for (std::size_t c = 0; c < channels; ++c)
+            x[c] = x[c] != x[c] ? 0.0f : std::clamp(x[c], -greatest, greatest);
+        convert_row<Arch>(static_cast<const float*>(x), channels, static_cast<half*>(narrow));
+        convert_row<Arch>(static_cast<const half*>(narrow), channels, static_cast<float*>(wide));
+        for (std::size_t c = 0; c < channels; ++c)
+            narrow[c] = round_from(narrow[c], wide[c], x[c], rounding[c]);
+        convert_row<Arch>(static_cast<const half*>(narrow), channels, static_cast<float*>(wide));
+    }
+};
+
+/// The ranges, and what keys are coded with: minima and inverse widths.
+/// @param low, inverse  [most]
 template <class Arch, class Label>
-code_range range_of(const channel_moments<Arch>& m, std::size_t c, std::size_t counted) noexcept {
-    if (!(m.probe[c] == 0.0f)) return {half(std::numeric_limits<float>::quiet_NaN()), half(0.0f)};
-    if constexpr (Label::bits == 2) {
-        const float n = static_cast<float>(counted);
-        const float shift = m.sum[c] / n;
-        const float variance = std::max(0.0f, m.squares[c] / n - shift * shift);
-        const half width = finite_half<Arch>(std::sqrt(variance), half_rounding::nearest);
-        const float low = m.first[c] + (shift - 2.0f * static_cast<float>(width));
-        return {finite_half<Arch>(low, half_rounding::nearest), width};
-    } else {
-        constexpr float codes = 1u << Label::bits;
-        const half low = finite_half<Arch>(m.least[c], half_rounding::down);
-        const float reach = (m.greatest[c] - static_cast<float>(low)) / codes;
-        return {low, finite_half<Arch>(reach, half_rounding::up)};
+void find_ranges(const channel_moments<Arch>& m, std::size_t channels, std::size_t counted,
+                 code_range* ranges, float* low, float* inverse) noexcept {
+    constexpr std::size_t most = channel_moments<Arch>::most;
+    constexpr float codes = 1u << Label::bits;
+    channel_halves<Arch> first, second;
+    float x[most] = {};
+    bool reaches[most] = {};
+    half_rounding rounding[most] = {};
+    // The least key, then the width that reaches the greatest from there; or the deviation,
+    // then the minimum.
+    for (std::size_t c = 0; c < channels; ++c) {
+        const float deviation = Label::bits == 2 ? std::sqrt(m.variance(c, counted)) : 0.0f;
+        reaches[c] = Label::bits > 2 || m.greatest[c] - m.least[c] > codes * int2_reach * deviation;
+        x[c] = reaches[c] ? m.least[c] : deviation;
+        rounding[c] = reaches[c] ? half_rounding::down : half_rounding::nearest;
+    }
+    first.round(x, rounding, channels);
+    for (std::size_t c = 0; c < channels; ++c) {
+        x[c] = reaches[c] ? (m.greatest[c] - first.wide[c]) / codes
+                          : m.first[c] + (m.mean_distance(c, counted) - 2.0f * first.wide[c]);
+        rounding[c] = reaches[c] ? half_rounding::up : half_rounding::nearest;
+    }
+    second.round(x, rounding, channels);
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    for (std::size_t c = 0; c < channels; ++c) {
+        const bool finite = m.probe[c] == 0.0f;
+        const float width = reaches[c] ? second.wide[c] : first.wide[c];
+        low[c] = !finite ? nan : reaches[c] ? first.wide[c] : second.wide[c];
+        inverse[c] = finite && width > 0.0f ? 1.0f / width : 0.0f;
+        ranges[c] = reaches[c] ? code_range{first.narrow[c], second.narrow[c]}
+                               : code_range{second.narrow[c], first.narrow[c]};
+        if (!finite) ranges[c] = {half::from_bits(0x7e00), half::from_bits(0)};
     }
 }
 
@@ -128,25 +111,27 @@ void code_unit(const T* rows, std::size_t row_stride, std::size_t channels, cons
     namespace simd = sparq::detail::simd;
     using vec = simd::f32<Arch>;
     constexpr std::size_t per_byte = 8 / Label::bits;
-    constexpr float greatest = (1u << Label::bits) - 1;
+    const vec zero = simd::splat<Arch>(0.0f);
+    constexpr float count_of_codes = 1u << Label::bits;
+    const vec greatest = simd::splat<Arch>(count_of_codes - 1.0f);
     for (std::size_t c = 0; c < channels; c += simd::lanes<Arch>) {
         const std::size_t count = std::min(simd::lanes<Arch>, channels - c);
         const vec minimum = simd::load<Arch>(low + c), scale = simd::load<Arch>(inverse + c);
-        for (std::size_t b = 0; b < 16; ++b) {
-            std::uint32_t bytes[simd::lanes<Arch>] = {};
-            for (std::size_t s = 0; s < per_byte; ++s) {
-                const vec key = load_channels<Arch>(rows + (16 * s + b) * row_stride + c, count, 0);
-                const vec place =
-                    simd::minimum<Arch>((key - minimum) * scale, simd::splat<Arch>(greatest));
-                float code[simd::lanes<Arch>];
-                simd::store<Arch>(static_cast<float*>(code), place);
-                for (std::size_t i = 0; i < simd::lanes<Arch>; ++i)
-                    bytes[i] |= (code[i] > 0.0f ? static_cast<std::uint32_t>(code[i]) : 0u)
-                                << (s * Label::bits);
-            }
-            for (std::size_t i = 0; i < count; ++i)
-                codes[(c + i) * channel_stride + b].byte = static_cast<std::uint8_t>(bytes[i]);
-        }
+        // Four bytes a channel and block, from the highest bits down.
+        simd::code_block<Arch> words[4] = {};
+        for (std::size_t m = 0; m < 4; ++m)
+            for (std::size_t b = 4 * m + 4; b-- > 4 * m;)
+                for (std::size_t s = per_byte; s-- != 0;) {
+                    const vec key =
+                        load_channels<Arch>(rows + (16 * s + b) * row_stride + c, count, 0);
+                    // The other way round a NaN would stay, and there is no integer for it.
+                    const vec place = simd::maximum<Arch>(zero, (key - minimum) * scale);
+                    words[m] = simd::push_codes<Arch, static_cast<int>(Label::bits)>(
+                        words[m], simd::minimum<Arch>(place, greatest));
+                }
+        simd::store_columns<Arch>(words, count,
+                                  reinterpret_cast<std::uint8_t*>(codes + c * channel_stride),
+                                  channel_stride);
     }
 }
 
@@ -166,15 +151,11 @@ void encode_rows(const T* rows, std::size_t row_stride, std::size_t tokens, std:
     constexpr std::size_t unit = code_unit_tokens<Label>;
     for (std::size_t c = 0; c < width; c += most) {
         const std::size_t channels = std::min(most, width - c);
-        detail::measure_channels<Arch, (Label::bits > 2)>(rows + c, row_stride, tokens, skipped,
-                                                          channels, moments);
+        detail::measure_channels<Arch, true, Label::bits == 2>(rows + c, row_stride, tokens,
+                                                               skipped, channels, moments);
         float low[most] = {}, inverse[most] = {};
-        for (std::size_t i = 0; i < channels; ++i) {
-            ranges[c + i] = detail::range_of<Arch, Label>(moments, i, tokens - skipped);
-            const auto step = static_cast<float>(ranges[c + i].width);
-            low[i] = static_cast<float>(ranges[c + i].minimum);
-            inverse[i] = step > 0.0f ? 1.0f / step : 0.0f;
-        }
+        detail::find_ranges<Arch, Label>(moments, channels, tokens - skipped, ranges + c, low,
+                                         inverse);
         for (std::size_t t = 0; t < tokens; t += unit)
             detail::code_unit<Arch>(rows + t * row_stride + c, row_stride, channels, low, inverse,
                                     codes + c * channel_stride + t / unit * 16, channel_stride);

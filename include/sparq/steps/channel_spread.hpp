@@ -3,10 +3,10 @@
 //
 //   spread_c^2 = mean over the strips of (their variance + (their mean - mean of all)^2)
 //
-// as the ranges tell: of 2 bits the width is the deviation and the mean lies two widths
-// above the minimum; of 4 and 8 bits the mean is taken as the middle of the range and the
-// deviation as the range / sqrt(12) (even if the keys were not spread evenly: the ranking
-// wants proportion). Tokens that are not coded have no say.
+// as the ranges tell: of 2 bits the width is taken as the deviation (where keys reach far it
+// is 1.7 of them or more) and the middle of the range as the mean; of 4 and 8 bits the mean is
+// taken as the middle of the range and the deviation as the range / sqrt(12) (even if the keys were
+// not spread evenly: the ranking wants proportion). Tokens that are not coded have no say.
 //
 // Traffic: all ranges of a head, 4 * d_h bytes a strip: at 2 bits a sixteenth of what r = 32
 // of 128 channels cost. Numerics: double, strips in order.

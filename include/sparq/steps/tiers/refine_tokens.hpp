@@ -4,8 +4,8 @@
 //   k[c] = mean[c] + spread[c] * (minimum + step * code[c])
 //   q . k = q . mean + minimum * (q . spread) + step * sum over c of (q[c] spread[c]) code[c]
 //
-// with the mean and the spread of the token's strip: so a strip's coefficients are made
-// once, and a row costs an integer dot product.
+// with the middle and the width of the token's strip's ranges as mean and spread: so a
+// strip's coefficients are made once, and a row costs an integer dot product.
 //
 // Traffic: a code row a token (d_h / 2 + value_dim / 2 + 8 bytes), and 4 d_h bytes of ranges
 // a strip that has chosen tokens.
