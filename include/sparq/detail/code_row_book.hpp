@@ -82,7 +82,7 @@ class code_row_book {
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             heads_[g].value_squares = squares_[n / block_tokens * heads_kv_ + g];
             const std::size_t begin = n / block_tokens * block_tokens;
-            for_tokens(view, g, begin, [&](std::size_t, const auto& part, std::size_t t, auto*) {
+            for_tokens(view, g, begin, n, [&](std::size_t, const auto& part, std::size_t t, auto*) {
                 heads_[g].value_squares += square<Arch>(part.values + t * part.value_stride);
             });
             follow_head<Arch>(view, g, n);
@@ -97,6 +97,48 @@ class code_row_book {
             heads_[g].open_ranges = nullptr;
             heads_[g].value_squares = 0.0;
         }
+    }
+
+    // For rows that an engine owns and writes anew (tier_codes.hpp), seen as one view of all
+    // cells whose segments are those of add_segment.
+
+    [[nodiscard]] const head& of_head(std::size_t g) const noexcept { return heads_[g]; }
+    [[nodiscard]] SPARQ_PER_ISA const std::uint8_t* code_row(std::size_t s, std::size_t g,
+                                                             std::size_t t) const noexcept {
+        return table_[s * heads_kv_ + g] + t * writer_.layout().pitch;
+    }
+    /// A token of head g was written anew: V's codes, and K's if it has no labels. Those that
+    /// have get new ranges, see rewrite_keys.
+    template <class Arch>
+    void rewrite(const rows_view& view, std::size_t g, std::size_t token) noexcept {
+        for_tokens(view, g, token, token + 1,
+                   [&](std::size_t, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       writer_.template write_value<Arch>(part.values + t * part.value_stride,
+                                                          token, code_row);
+                       if (t >= part.labelled) rewrite_keys<Arch>(view, g, token, token + 1);
+                   });
+    }
+    /// K's codes of tokens [begin, end) of head g.
+    template <class Arch>
+    void rewrite_keys(const rows_view& view, std::size_t g, std::size_t begin,
+                      std::size_t end) noexcept {
+        const code_range* in_use = nullptr;
+        for_tokens(view, g, begin, end,
+                   [&](std::size_t, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       write_key<Arch>(g, part, t, code_row, in_use);
+                   });
+    }
+    /// Labels of head g were made anew, which rewrite_keys was told of, or may be fewer: brings
+    /// up to date what follows from them all.
+    template <class Arch>
+    void settle(const rows_view& view, std::size_t g, bool made_anew) noexcept {
+        const coded now = count(view, g);
+        if (!made_anew && now == done_[g]) return;
+        closed_sums_[g].clear();
+        done_[g] = {};
+        update_moments(view, g, now.closed);
+        done_[g] = now;
+        rewrite_keys<Arch>(view, g, now.labelled, view.seq_len());
     }
 
     [[nodiscard]] SPARQ_PER_ISA tiered_view<T> view(const rows_view& rows) const noexcept {
@@ -117,26 +159,43 @@ class code_row_book {
         return kernels::sum_of_products<Arch>(value_.data(), value_.data(), value_.size());
     }
 
-    /// body(token, segment, its index there, its code row) for the tokens from `begin` on.
+    /// body(token, segment, its index there, its code row) for tokens [begin, end).
     template <class Body>
-    void for_tokens(const rows_view& view, std::size_t g, std::size_t begin,
+    void for_tokens(const rows_view& view, std::size_t g, std::size_t begin, std::size_t end,
                     const Body& body) const noexcept {
-        for (std::size_t s = 0, first = 0; s < view.segments_per_head(); ++s) {
+        for (std::size_t s = 0, first = 0; s < view.segments_per_head() && first < end; ++s) {
             const kv_segment<T, int2_label>& part = view.segment(s, g);
             std::uint8_t* code_rows = table_[s * heads_kv_ + g];
-            for (std::size_t t = begin > first ? begin - first : 0; t < part.tokens; ++t)
+            const std::size_t stop = std::min(part.tokens, end - first);
+            for (std::size_t t = begin > first ? begin - first : 0; t < stop; ++t)
                 body(first + t, part, t, code_rows + t * writer_.layout().pitch);
             first += part.tokens;
         }
     }
 
+    [[nodiscard]] SPARQ_PER_ISA coded count(const rows_view& view, std::size_t g) const noexcept {
+        coded all;
+        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
+            all.labelled += view.segment(s, g).labelled;
+            all.closed += view.segment(s, g).closed;
+        }
+        return all;
+    }
+
+    /// @param in_use  ranges that the writer has, or null; updated
+    template <class Arch>
+    void write_key(std::size_t g, const kv_segment<T, int2_label>& part, std::size_t t,
+                   std::uint8_t* code_row, const code_range*& in_use) noexcept {
+        const code_range* ranges =
+            t < part.labelled ? code_strip_of(part, t, head_dim_).ranges : heads_[g].open_ranges;
+        if (ranges == nullptr) return;
+        if (ranges != in_use) writer_.use(in_use = ranges);
+        writer_.template write_key<Arch>(part.keys + t * part.key_stride, code_row);
+    }
+
     template <class Arch>
     void follow_head(const rows_view& view, std::size_t g, std::size_t before) noexcept {
-        coded now;
-        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
-            now.labelled += view.segment(s, g).labelled;
-            now.closed += view.segment(s, g).closed;
-        }
+        const coded now = count(view, g);
         std::size_t changed = before;
         if (now != done_[g]) {
             update_moments(view, g, now.closed);
@@ -146,18 +205,13 @@ class code_row_book {
         }
         done_[g] = now;
         const code_range* in_use = nullptr;
-        for_tokens(
-            view, g, changed,
-            [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
-                const code_range* ranges = t < part.labelled
-                                               ? code_strip_of(part, t, head_dim_).ranges
-                                               : heads_[g].open_ranges;
-                if (ranges != nullptr && ranges != in_use) writer_.use(in_use = ranges);
-                if (ranges != nullptr)
-                    writer_.template write_key<Arch>(part.keys + t * part.key_stride, code_row);
-                if (token >= before)
-                    take_value<Arch>(g, token, part.values + t * part.value_stride, code_row);
-            });
+        for_tokens(view, g, changed, view.seq_len(),
+                   [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       write_key<Arch>(g, part, t, code_row, in_use);
+                       if (token >= before)
+                           take_value<Arch>(g, token, part.values + t * part.value_stride,
+                                            code_row);
+                   });
     }
 
     template <class Arch>
