@@ -79,6 +79,9 @@ class tier_codes {
           moments_(head_dim),
           made_anew_(heads_kv) {}
 
+    tier_codes(tier_codes&&) noexcept = default;
+    tier_codes& operator=(tier_codes&&) noexcept = default;
+
     /// Cells known.
     [[nodiscard]] std::size_t size() const noexcept { return labels_.size(); }
     /// Bytes of codes and ranges held.
