@@ -71,6 +71,11 @@ SPARQ_PER_ISA inline void check_ranges(std::span<const token_range> visible, std
 
 }  // namespace detail
 
+template <cache_element T, label_element Label>
+class key_labels;
+template <cache_element T>
+class tier_codes;
+
 /// Owns the segment table of a view over strided memory. One object serves call after
 /// call; once it has seen as many ranges it allocates nothing. The view it returned is
 /// good until the next assign. With labels of few bits it serves key_labels and
@@ -98,10 +103,8 @@ class kv_view_storage {
     }
 
    private:
-    template <cache_element, label_element>
-    friend class key_labels;
-    template <cache_element>
-    friend class tier_codes;
+    friend class key_labels<T, Label>;
+    friend class tier_codes<T>;
 
     SPARQ_PER_ISA void add(const engine_rows& engine, const token_range& range, bool labelled)
         requires cache_element<Label>

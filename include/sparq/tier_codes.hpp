@@ -31,8 +31,7 @@ SPARQ_NAMESPACE_BEGIN
 /// it has seen as many ranges it allocates nothing.
 template <cache_element T>
 class tiered_view_storage {
-    template <cache_element>
-    friend class tier_codes;
+    friend class tier_codes<T>;
 
     kv_view_storage<T, int2_label> rows_;
     detail::isa_vector<const std::uint8_t*> code_rows_;        ///< [segments, heads_kv]
