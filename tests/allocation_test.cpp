@@ -282,6 +282,67 @@ TEST_CASE("key_labels that run out of memory stay as they were", "[allocation]")
     CHECK(failures < 100);
 }
 
+TEST_CASE("tiers beside an engine allocate nothing once warm", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 1, 24, 20, 900}, 177, 3.0f);
+    test::engine_memory<half> memory(p.dims, 900);
+    for (size_t t = 0; t < 900; ++t) memory.write(t, p, t);
+    sparq::tier_codes<half> codes(2, 24, 20);
+    codes.append<test::arch>(memory.strided(), 900);
+    sparq::tiered_view_storage<half> storage;
+    sparq::workspace work;
+    sparq::call_options options;
+    options.work = &work;
+    std::vector<float> out(2 * 20);
+    const sparq::token_range visible[] = {{3, 70}, {80, 900}};
+    CHECK(allocations_when_warm([&] {
+              codes.truncate(500);
+              codes.rewrite<test::arch>(memory.strided(), 17);
+              codes.append<test::arch>(memory.strided(), 400);
+              codes.rewrite<test::arch>(memory.strided(), 600);
+              const auto view = codes.view<test::arch>(memory.strided(), visible, storage);
+              test::tier_calls<half>::make_plan(p.q, view, {.tolerance = 0.1f}, out, options)
+                  .run(0, 1, [] {});
+          }) == 0);
+}
+
+TEST_CASE("tiers beside an engine that run out of memory stay as they were", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 2, 24, 20, 2000}, 178, 3.0f);
+    test::engine_memory<half> memory(p.dims, 2000);
+    for (size_t t = 0; t < 2000; ++t) memory.write(t, p, t);
+    const sparq::tiered_params params{.tolerance = 0.2f};
+    const auto answer = [&](sparq::tier_codes<half>& codes, size_t end) {
+        sparq::tiered_view_storage<half> storage;
+        const sparq::token_range visible[] = {{0, end}};
+        return test::run_tiers(p, codes.view<test::arch>(memory.strided(), visible, storage),
+                               params);
+    };
+    sparq::tier_codes<half> at_once(2, 24, 20);
+    at_once.append<test::arch>(memory.strided(), 2000);
+    const auto want = answer(at_once, 2000);
+    size_t failures = 0;
+    for (long n = 0; n < 200; ++n) {
+        sparq::tier_codes<half> codes(2, 24, 20);
+        codes.append<test::arch>(memory.strided(), 600);
+        const auto before = answer(codes, 600);
+        bool failed = false;
+        allowed = n;
+        try {
+            codes.append<test::arch>(memory.strided(), 1400);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        allowed = -1;
+        if (!failed) break;
+        ++failures;
+        CHECK(codes.size() == 600);
+        CHECK(test::same_tiers(answer(codes, 600), before));
+        codes.append<test::arch>(memory.strided(), 1400);
+        CHECK(test::same_tiers(answer(codes, 2000), want));
+    }
+    CHECK(failures > 3);
+    CHECK(failures < 200);
+}
+
 TEST_CASE("attention in tiers allocates nothing once warm", "[allocation]") {
     for (test::shape dims : {test::shape{2, 1, 64, 64, 1000}, test::shape{1, 4, 64, 48, 5000}}) {
         const test::problem p = test::tier_problem(dims, 181, 0.4f);

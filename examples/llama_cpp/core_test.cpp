@@ -35,6 +35,21 @@ void expect(bool holds, const char* what) {
 
 using ranges = std::vector<sparq::token_range>;
 
+/// True errors of answers in tiers. A tolerance is what the root mean square of them is to keep
+/// to, not a bound of each.
+struct error_tally {
+    double squares = 0.0, answers = 0.0, not_dense = 0.0;
+
+    void add(double error) {
+        squares += error * error;
+        answers += 1.0;
+        not_dense += error > 1e-4 ? 1.0 : 0.0;
+    }
+    [[nodiscard]] double rms() const { return std::sqrt(squares / answers); }
+};
+error_tally tiers_answers;
+constexpr float tiers_tolerance = 0.2f;
+
 class engine {
    public:
     explicit engine(unsigned seed)
@@ -122,6 +137,25 @@ class engine {
         sparq::sparq_attention(query, cache, params, y);
         return y;
     }
+    /// What tiers say of the visible cells with codes that are made afresh of the first `kept`
+    /// cells as they are now.
+    std::vector<float> tiers(std::size_t stream, std::span<const float> query,
+                             const ranges& visible, const sparq::tiered_params& params,
+                             std::size_t kept) const {
+        sparq::strided_kv<sparq::half> rows;
+        rows.keys = keys_.data() + stream * cells * row_size;
+        rows.values = values_.data() + stream * cells * row_size;
+        rows.heads_kv = heads_kv;
+        rows.head_dim = rows.value_dim = rows.key_head_stride = rows.value_head_stride = dim;
+        rows.cells = cells;
+        rows.key_token_stride = rows.value_token_stride = row_size;
+        sparq::tier_codes<sparq::half> codes(heads_kv, dim, dim);
+        codes.append(rows, kept);
+        sparq::tiered_view_storage<sparq::half> storage;
+        std::vector<float> y(query.size());
+        sparq::sparq_attention(query, codes.view(rows, visible, storage), params, y);
+        return y;
+    }
     /// Attention over the visible cells by its formula.
     std::vector<float> formula(std::size_t stream, std::span<const float> query,
                                const ranges& visible, double scale) const {
@@ -196,7 +230,28 @@ ranges some_cells(engine& self, std::size_t end) {
     return {{begin, cut}, {cut + hole, end}};
 }
 
-/// Compares the answers to one node, SparQ and dense, with those of others.
+/// Tiers: the bits that codes made afresh of the same cells give.
+void check_tiers(engine& self, sparq_llama::engine_cache& core,
+                 const sparq_llama::attention_node& node, const ranges& visible, std::size_t tokens,
+                 std::size_t threads) {
+    sparq_llama::settings with = test_settings();
+    with.set_all("SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.2");
+    sparq::tiered_params params;
+    params.tolerance = tiers_tolerance;
+    params.scale = node.scale;
+    expect(compute(core, node, with, threads) == sparq_llama::answer::given, "tiers answer");
+    for (std::size_t r = 0; tokens >= with.dense_below && r < node.streams * node.rows; ++r) {
+        const std::size_t stream = node.first_stream + r / node.rows;
+        const auto y = self.tiers(stream, self.q(r), visible, params,
+                                  core.cells_kept(node.cache.keys, stream));
+        expect(std::equal(y.begin(), y.end(), self.out(r).begin()),
+               "tiers: the bits of codes made afresh");
+        tiers_answers.add(
+            relative_error(self.out(r), self.formula(stream, self.q(r), visible, node.scale)));
+    }
+}
+
+/// Compares the answers to one node, SparQ, tiers and dense, with those of others.
 void check_answers(engine& self, sparq_llama::engine_cache& core, std::size_t first,
                    std::size_t count, std::size_t rows, const ranges& visible,
                    std::size_t threads) {
@@ -213,6 +268,7 @@ void check_answers(engine& self, sparq_llama::engine_cache& core, std::size_t fi
         expect(std::equal(y.begin(), y.end(), self.out(r).begin()),
                "SparQ: the bits of a cache of the visible tokens");
     }
+    check_tiers(self, core, node, visible, tokens, threads);
     with.use = sparq_llama::method::dense;
     expect(compute(core, node, with, threads) == sparq_llama::answer::given, "dense answers");
     for (std::size_t r = 0; r < count * rows; ++r)
@@ -304,11 +360,12 @@ void dense_layers_need_no_copy() {
            "a dense layer is computed exactly");
 }
 
-void steps_allocate_nothing() {
+void steps_allocate_nothing(const char* method) {
     engine self(12);
     sparq_llama::engine_cache core;
     self.write(core, 0, 0, cells);
-    const sparq_llama::settings with = test_settings();
+    sparq_llama::settings with = test_settings();
+    with.set_all(method);
     const auto node = self.node(0, 1, 2, {{0, 300}, {310, cells}});
     compute(core, node, with, 1);
     const std::int64_t row = 320;
@@ -322,10 +379,26 @@ void steps_allocate_nothing() {
 }
 
 void wrong_settings_are_refused_by_name() {
-    for (const char* wrong : {"SPARQ_R=0", "SPARQ_R=x", "SPARQ_R=", "SPARQ_K=0", "SPARQ_K=-1",
-                              "SPARQ_LOCAL=9 SPARQ_K=8", "SPARQ_METHOD=sparse", "SPARQ_TAIL=mean",
-                              "SPARQ_DENSE_LAYERS=3-1", "SPARQ_DENSE_LAYERS=a",
-                              "SPARQ_DENSE_BELOW=1.5", "SPARQ_MOST_ROWS=65", "SPARQ_OFF_BELOW"}) {
+    for (const char* wrong : {"SPARQ_R=0",
+                              "SPARQ_R=x",
+                              "SPARQ_R=",
+                              "SPARQ_K=0",
+                              "SPARQ_K=-1",
+                              "SPARQ_LOCAL=9 SPARQ_K=8",
+                              "SPARQ_METHOD=sparse",
+                              "SPARQ_TAIL=mean",
+                              "SPARQ_DENSE_LAYERS=3-1",
+                              "SPARQ_DENSE_LAYERS=a",
+                              "SPARQ_TOLERANCE=0",
+                              "SPARQ_TOLERANCE=-1",
+                              "SPARQ_TOLERANCE=1.01",
+                              "SPARQ_TOLERANCE=nan",
+                              "SPARQ_TOLERANCE=5%",
+                              "SPARQ_TOLERANCE=",
+                              "SPARQ_METHOD=tier",
+                              "SPARQ_DENSE_BELOW=1.5",
+                              "SPARQ_MOST_ROWS=65",
+                              "SPARQ_OFF_BELOW"}) {
         sparq_llama::settings with = test_settings();
         const std::string before = with.text();
         try {
@@ -367,7 +440,11 @@ int main() {
     for (const unsigned seed : {1u, 2u, 3u}) random_history(seed);
     what_is_left_to_the_engine();
     dense_layers_need_no_copy();
-    steps_allocate_nothing();
+    steps_allocate_nothing("SPARQ_METHOD=sparq");
+    steps_allocate_nothing("SPARQ_METHOD=tiers");
+    std::printf("tiers: %g answers, rms error %.2f\n", tiers_answers.answers, tiers_answers.rms());
+    expect(tiers_answers.not_dense > 0.9 * tiers_answers.answers, "tiers are not just dense");
+    expect(tiers_answers.rms() < 1.5 * double(tiers_tolerance), "tiers: near their tolerance");
     wrong_settings_are_refused_by_name();
     std::printf("%d failures\n", failures);
     return failures == 0 ? 0 : 1;

@@ -20,14 +20,15 @@ std::size_t cells_in(std::span<const sparq::token_range> ranges) noexcept {
     return cells;
 }
 
-/// The node's cache as the library reads it.
+/// The node's cache as the library reads it, all cells of it: codes of cells in sight may need
+/// others' rows.
 strided rows_of(const attention_node& node, std::size_t stream) noexcept {
     return {.keys = node.keys + stream * node.key_stream_stride,
             .values = node.values + stream * node.value_stream_stride,
             .heads_kv = node.heads_kv,
             .head_dim = node.head_dim,
             .value_dim = node.value_dim,
-            .cells = node.cells,
+            .cells = node.cache.cells,
             .key_token_stride = node.key_token_stride,
             .key_head_stride = node.key_head_stride,
             .value_token_stride = node.value_token_stride,
@@ -76,7 +77,7 @@ answer engine_cache::look(std::size_t i, const settings& with, row_state& row) c
         tokens < cells_of_a_long_range * row.visible.size())
         return answer::scattered;
     row.dense = with.use == method::dense || with.is_dense_layer(node_.cache.layer) ||
-                tokens < with.dense_below || tokens <= with.params.k;
+                tokens < with.dense_below || (with.use == method::sparq && tokens <= with.params.k);
     return answer::given;
 }
 
@@ -133,6 +134,13 @@ void engine_cache::wrote(const void* keys, const std::int64_t* rows, std::size_t
         found->second.state->wrote(row / found->second.cache.cells,
                                    row % found->second.cache.cells);
     }
+}
+
+std::size_t engine_cache::cells_kept(const void* keys, std::size_t stream) const noexcept {
+    const auto found = layers_.find(keys);
+    return found == layers_.end() || found->second.state == nullptr
+               ? 0
+               : found->second.state->cells_kept(stream);
 }
 
 void engine_cache::changed(const void* keys) noexcept {

@@ -60,6 +60,9 @@ class engine_cache {
     /// Something was written outside of any graph: any thread.
     void changed_outside() noexcept { epoch_.fetch_add(1, std::memory_order_release); }
 
+    /// Cells of a stream of which something is kept beside the layer with these keys.
+    [[nodiscard]] std::size_t cells_kept(const void* keys, std::size_t stream) const noexcept;
+
     /// What prepare() did.
     [[nodiscard]] answer last_answer() const noexcept { return answer_; }
 

@@ -12,6 +12,8 @@
 #include <span>
 #include <sparq/attention_plan.hpp>
 #include <sparq/strided_kv.hpp>
+#include <sparq/tier_codes.hpp>
+#include <sparq/tiered_attention.hpp>
 #include <sparq/workspace.hpp>
 #include <variant>
 
@@ -24,11 +26,13 @@ using strided = sparq::strided_kv<sparq::half>;
 
 /// A query token's attention, ready for run(ith, nth, barrier) on each of nth threads. A
 /// method whose plans are of another type adds it here.
-using row_plan = std::variant<sparq::attention_plan<sparq::default_arch, sparq::half, sparq::half>>;
+using row_plan = std::variant<sparq::attention_plan<sparq::default_arch, sparq::half, sparq::half>,
+                              sparq::tiered_plan<sparq::default_arch, sparq::half>>;
 
 /// Scratch memory of one query token's plan; kept from step to step, shared by the layers.
 struct row_scratch {
     sparq::kv_view_storage<sparq::half> storage;
+    sparq::tiered_view_storage<sparq::half> tiers;
     sparq::workspace work;
 };
 
@@ -66,6 +70,9 @@ class layer_state {
     /// until all rows of the node are computed. May throw std::bad_alloc, after which it is
     /// as it was.
     virtual void refresh(const strided& engine, std::size_t stream, std::size_t end) = 0;
+
+    /// Cells of a stream of which something is kept.
+    [[nodiscard]] virtual std::size_t cells_kept(std::size_t stream) const noexcept = 0;
 
     /// Plans a query token over visible cells that refresh() has covered.
     /// @throws std::invalid_argument for settings that do not fit the shape; std::bad_alloc

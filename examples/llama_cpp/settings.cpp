@@ -13,7 +13,7 @@
 namespace sparq_llama {
 namespace {
 
-constexpr std::array method_names{"off", "dense", "sparq", "zeros"};
+constexpr std::array method_names{"off", "dense", "sparq", "tiers", "zeros"};
 constexpr std::array adapter_names{"auto", "extra_buffer", "accel"};
 constexpr std::array tail_names{"automatic", "none", "mean_value"};
 constexpr std::size_t most_layers = 4096;
@@ -62,9 +62,20 @@ std::vector<bool> layer_list(std::string_view name, std::string_view value) {
     return layers;
 }
 
-constexpr std::array names{"SPARQ_METHOD",      "SPARQ_R",         "SPARQ_K",
-                           "SPARQ_LOCAL",       "SPARQ_TAIL",      "SPARQ_DENSE_LAYERS",
-                           "SPARQ_DENSE_BELOW", "SPARQ_OFF_BELOW", "SPARQ_MOST_ROWS"};
+/// A decimal above 0, up to 1.
+float share(std::string_view name, std::string_view value) {
+    float result = 0.0f;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), result);
+    if (error != std::errc{} || end != value.data() + value.size() || !(result > 0.0f) ||
+        result > 1.0f)
+        refuse(name, value, "a number above 0, at most 1");
+    return result;
+}
+
+constexpr std::array names{"SPARQ_METHOD",       "SPARQ_R",           "SPARQ_K",
+                           "SPARQ_TOLERANCE",    "SPARQ_LOCAL",       "SPARQ_TAIL",
+                           "SPARQ_DENSE_LAYERS", "SPARQ_DENSE_BELOW", "SPARQ_OFF_BELOW",
+                           "SPARQ_MOST_ROWS"};
 
 }  // namespace
 
@@ -87,6 +98,8 @@ void settings::set(std::string_view name, std::string_view value) {
         params.local = number(name, value, 0, most);
     else if (name == "SPARQ_TAIL")
         params.tail = static_cast<sparq::tail_estimate>(word(name, value, tail_names));
+    else if (name == "SPARQ_TOLERANCE")
+        tolerance = share(name, value);
     else if (name == "SPARQ_DENSE_LAYERS")
         dense_layers = layer_list(name, value);
     else if (name == "SPARQ_DENSE_BELOW")
@@ -142,9 +155,10 @@ std::string settings::text() const {
     std::ostringstream line;
     line << "method " << method_names[static_cast<std::size_t>(use)] << ", r " << params.r << ", k "
          << params.k << ", local " << params.local << ", tail "
-         << tail_names[static_cast<std::size_t>(params.tail)] << ", dense layers "
-         << (layers.empty() ? "none" : layers) << ", dense below " << dense_below
-         << " tokens, off below " << off_below << ", at most " << most_rows << " rows";
+         << tail_names[static_cast<std::size_t>(params.tail)] << ", tolerance " << tolerance
+         << ", dense layers " << (layers.empty() ? "none" : layers) << ", dense below "
+         << dense_below << " tokens, off below " << off_below << ", at most " << most_rows
+         << " rows";
     return line.str();
 }
 

@@ -14,6 +14,7 @@ enum class method {
     off,    ///< everything is left to ggml
     dense,  ///< exact attention
     sparq,  ///< SparQ attention
+    tiers,  ///< attention in tiers, to a tolerance
     zeros,  ///< writes zeros: the time of a model without attention, and a test that can fail
 };
 
@@ -29,6 +30,7 @@ adapter adapter_from_environment();
 struct settings {
     method use = method::sparq;
     sparq::sparq_params params{.r = 16, .k = 128, .local = 32};
+    float tolerance = 0.05f;         ///< of tiers: relative error that is accepted
     std::vector<bool> dense_layers;  ///< true: exact attention in that layer
     std::size_t dense_below = 512;   ///< cells in sight below which attention is exact
     std::size_t off_below = 0;       ///< cells in use below which all is left to ggml

@@ -10,12 +10,14 @@
 extern "C" {
 #endif
 
-/* Changes settings from the next node on: "SPARQ_R=16 SPARQ_K=128". All or none. Returns
+/* Changes settings from the next node on: "SPARQ_R=16 SPARQ_K=128", or
+ * "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.05". All or none. Returns
  * NULL, or what is wrong (valid until the thread's next call). */
 const char* sparq_llama_configure(const char* list);
 
-/* Copies of keys are made anew before they are next read. Needed only after writing a cache
- * by other means than graphs and ggml_backend_tensor_set, _copy, _memset and buffer_clear. */
+/* Copies of keys, and codes, are made anew before they are next read. Needed only after writing
+ * a cache by other means than graphs and ggml_backend_tensor_set, _copy, _memset and
+ * buffer_clear. */
 void sparq_llama_invalidate(void);
 
 struct sparq_llama_counts {

@@ -36,6 +36,7 @@ std::vector<method_row> methods() {
             {"SparQ r 16, k 128", true, "SPARQ_METHOD=sparq SPARQ_R=16 SPARQ_K=128", {}, {}, {}},
             {"SparQ r 32, k 256", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=256", {}, {}, {}},
             {"SparQ r 32, k 512", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=512", {}, {}, {}},
+            {"tiers, tolerance 0.05", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.05", {}, {}, {}},
             {"(no attention: zeros)", true, "SPARQ_METHOD=zeros", {}, {}, {}}};
 }
 

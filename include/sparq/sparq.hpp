@@ -22,6 +22,7 @@
 #include "steps/select_tokens.hpp"
 #include "steps/tail_estimate.hpp"
 #include "strided_kv.hpp"
+#include "tier_codes.hpp"
 #include "tiered_attention.hpp"
 #include "tiered_cache.hpp"
 #include "tiered_params.hpp"

@@ -47,6 +47,16 @@ struct strided_kv {
 
 namespace detail {
 
+/// How an engine's rows are given: with codes it cannot have a d_h-major copy of its own.
+template <class T, class Label>
+struct engine_rows_of {
+    using type = strided_kv<T, Label>;
+};
+template <class T, coded_label Label>
+struct engine_rows_of<T, Label> {
+    using type = strided_kv<T>;
+};
+
 /// Refuses ranges that are empty, out of order, overlapping or outside the cells.
 SPARQ_PER_ISA inline void check_ranges(std::span<const token_range> visible, std::size_t cells) {
     if (visible.empty()) refuse("visible", "empty", "at least one range of cells");
@@ -61,20 +71,30 @@ SPARQ_PER_ISA inline void check_ranges(std::span<const token_range> visible, std
 
 }  // namespace detail
 
+template <cache_element T, label_element Label>
+class key_labels;
+template <cache_element T>
+class tier_codes;
+
 /// Owns the segment table of a view over strided memory. One object serves call after
 /// call; once it has seen as many ranges it allocates nothing. The view it returned is
-/// good until the next assign.
-template <cache_element T, cache_element Label = T>
+/// good until the next assign. With labels of few bits it serves key_labels and
+/// tier_codes alone.
+template <cache_element T, label_element Label = T>
 class kv_view_storage {
+    using engine_rows = typename detail::engine_rows_of<T, Label>::type;
+
    public:
     /// @param visible     the cells of the sequence, oldest first
     /// @param value_sums  [heads_kv, value_dim] over the visible cells, or empty (the
     ///                    mean value is then computed from V in each call that needs it)
     /// @throws std::invalid_argument as kv_view does, and for ranges that are empty, out
     ///         of order, overlapping or beyond the cells
-    SPARQ_PER_ISA kv_view<T, Label> assign(const strided_kv<T, Label>& engine,
+    SPARQ_PER_ISA kv_view<T, Label> assign(const engine_rows& engine,
                                            std::span<const token_range> visible,
-                                           std::span<const double> value_sums = {}) {
+                                           std::span<const double> value_sums = {})
+        requires cache_element<Label>
+    {
         detail::check_ranges(visible, engine.cells);
         segments_.clear();
         for (const token_range& range : visible) add(engine, range, engine.keys_t != nullptr);
@@ -83,11 +103,12 @@ class kv_view_storage {
     }
 
    private:
-    template <cache_element, cache_element>
-    friend class key_labels;
+    friend class key_labels<T, Label>;
+    friend class tier_codes<T>;
 
-    SPARQ_PER_ISA void add(const strided_kv<T, Label>& engine, const token_range& range,
-                           bool labelled) {
+    SPARQ_PER_ISA void add(const engine_rows& engine, const token_range& range, bool labelled)
+        requires cache_element<Label>
+    {
         const std::size_t tokens = range.end - range.begin;
         for (std::size_t g = 0; g < engine.heads_kv; ++g) {
             kv_segment<T, Label> part;
@@ -106,7 +127,7 @@ class kv_view_storage {
     }
 
     detail::isa_vector<kv_segment<T, Label>> segments_;
-    detail::isa_vector<double> value_sums_;  ///< of a view made by key_labels
+    detail::isa_vector<double> value_sums_;  ///< of a view made beside an engine
 };
 
 SPARQ_NAMESPACE_END

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -16,7 +17,7 @@
 #include "../memory_policy.hpp"
 #include "../tiered_view.hpp"
 #include "../workspace.hpp"
-#include "channel_sums.hpp"
+#include "channel_book.hpp"
 #include "check.hpp"
 #include "code_row_writer.hpp"
 #include "isa_vector.hpp"
@@ -36,18 +37,13 @@ class code_row_book {
           head_dim_(head_dim),
           pages_(pages),
           writer_(head_dim, value_dim),
-          all_sums_(heads_kv, channel_sums(head_dim)),
-          closed_sums_(heads_kv, channel_sums(head_dim)),
+          channels_(heads_kv, head_dim),
           done_(heads_kv),
-          moments_(3 * heads_kv * head_dim),
           open_(2 * heads_kv * head_dim),
           closed_(2 * head_dim),
           value_(value_dim),
           heads_(heads_kv) {
-        for (std::size_t g = 0; g < heads_kv; ++g) {
-            const float* m = moments_.data() + 3 * g * head_dim;
-            heads_[g].moments = {m, m + head_dim, m + 2 * head_dim};
-        }
+        for (std::size_t g = 0; g < heads_kv; ++g) heads_[g].moments = channels_.moments(g);
     }
 
     [[nodiscard]] std::size_t segments() const noexcept { return slabs_.size(); }
@@ -61,7 +57,7 @@ class code_row_book {
         capacity_ += tokens;
         try {
             squares_.resize((capacity_ + block_tokens - 1) / block_tokens * heads_kv_);
-            saved_sums_.resize((capacity_ / saved_tokens + 1) * heads_kv_ * 3 * head_dim_);
+            channels_.make_room(capacity_);
             table_.reserve(std::max(table_.size() + heads_kv_, 2 * table_.size()));
             slabs_.push_back(allocate_aligned(all, pages_));
         } catch (...) {
@@ -85,7 +81,7 @@ class code_row_book {
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             heads_[g].value_squares = squares_[n / block_tokens * heads_kv_ + g];
             const std::size_t begin = n / block_tokens * block_tokens;
-            for_tokens(view, g, begin, [&](std::size_t, const auto& part, std::size_t t, auto*) {
+            for_tokens(view, g, begin, n, [&](std::size_t, const auto& part, std::size_t t, auto*) {
                 heads_[g].value_squares += square<Arch>(part.values + t * part.value_stride);
             });
             follow_head<Arch>(view, g, n);
@@ -93,14 +89,52 @@ class code_row_book {
     }
 
     SPARQ_PER_ISA void clear() noexcept {
-        std::fill(moments_.begin(), moments_.end(), 0.0f);
+        channels_.clear();
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             done_[g] = {};
-            all_sums_[g].clear();
-            closed_sums_[g].clear();
             heads_[g].open_ranges = nullptr;
             heads_[g].value_squares = 0.0;
         }
+    }
+
+    // For rows that an engine owns and writes anew (tier_codes.hpp), seen as one view of all
+    // cells whose segments are those of add_segment.
+
+    [[nodiscard]] const head& of_head(std::size_t g) const noexcept { return heads_[g]; }
+    [[nodiscard]] SPARQ_PER_ISA const std::uint8_t* code_row(std::size_t s, std::size_t g,
+                                                             std::size_t t) const noexcept {
+        return table_[s * heads_kv_ + g] + t * writer_.layout().pitch;
+    }
+    /// A token of head g was written anew: V's codes, and K's if it has no labels. Those that
+    /// have get new ranges, see rewrite_keys.
+    template <class Arch>
+    void rewrite(const rows_view& view, std::size_t g, std::size_t token) noexcept {
+        for_tokens(view, g, token, token + 1,
+                   [&](std::size_t, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       writer_.template write_value<Arch>(part.values + t * part.value_stride,
+                                                          token, code_row);
+                       if (t >= part.labelled) rewrite_keys<Arch>(view, g, token, token + 1);
+                   });
+    }
+    /// K's codes of tokens [begin, end) of head g.
+    template <class Arch>
+    void rewrite_keys(const rows_view& view, std::size_t g, std::size_t begin,
+                      std::size_t end) noexcept {
+        const code_range* in_use = nullptr;
+        for_tokens(view, g, begin, end,
+                   [&](std::size_t, const auto& part, std::size_t t, std::uint8_t* code_row) {
+                       write_key<Arch>(g, part, t, code_row, in_use);
+                   });
+    }
+    /// Labels of head g were made anew, which rewrite_keys was told of, none before token `from`,
+    /// or may be fewer: brings up to date what follows from them all. Reads K from `from` on.
+    template <class Arch>
+    void settle(const rows_view& view, std::size_t g, std::size_t from) noexcept {
+        const coded_tokens now = count(view, g);
+        if (from >= now.labelled && now == done_[g]) return;
+        update_head<Arch>(view, g, now, from);
+        done_[g] = now;
+        rewrite_keys<Arch>(view, g, now.labelled, view.seq_len());
     }
 
     [[nodiscard]] SPARQ_PER_ISA tiered_view<T> view(const rows_view& rows) const noexcept {
@@ -108,14 +142,7 @@ class code_row_book {
     }
 
    private:
-    /// How many tokens of a head stand in labels, and how many of those in closed strips.
-    struct coded {
-        std::size_t labelled = 0, closed = 0;
-        friend bool operator==(const coded&, const coded&) = default;
-    };
     static constexpr std::size_t block_tokens = 64;
-    /// Tokens between two stored sums of channels: what a truncate may have to measure again.
-    static constexpr std::size_t saved_tokens = 8 * code_strip_tokens;
 
     template <class Arch>
     double square(const T* row) noexcept {
@@ -123,46 +150,75 @@ class code_row_book {
         return kernels::sum_of_products<Arch>(value_.data(), value_.data(), value_.size());
     }
 
-    /// body(token, segment, its index there, its code row) for the tokens from `begin` on.
+    /// body(token, segment, its index there, its code row) for tokens [begin, end).
     template <class Body>
-    void for_tokens(const rows_view& view, std::size_t g, std::size_t begin,
+    void for_tokens(const rows_view& view, std::size_t g, std::size_t begin, std::size_t end,
                     const Body& body) const noexcept {
-        for (std::size_t s = 0, first = 0; s < view.segments_per_head(); ++s) {
+        for (std::size_t s = 0, first = 0; s < view.segments_per_head() && first < end; ++s) {
             const kv_segment<T, int2_label>& part = view.segment(s, g);
             std::uint8_t* code_rows = table_[s * heads_kv_ + g];
-            for (std::size_t t = begin > first ? begin - first : 0; t < part.tokens; ++t)
+            const std::size_t stop = std::min(part.tokens, end - first);
+            for (std::size_t t = begin > first ? begin - first : 0; t < stop; ++t)
                 body(first + t, part, t, code_rows + t * writer_.layout().pitch);
             first += part.tokens;
         }
     }
 
+    [[nodiscard]] SPARQ_PER_ISA coded_tokens count(const rows_view& view,
+                                                   std::size_t g) const noexcept {
+        coded_tokens all;
+        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
+            all.labelled += view.segment(s, g).labelled;
+            all.closed += view.segment(s, g).closed;
+        }
+        return all;
+    }
+
+    /// @param in_use  ranges that closed_ was made of, or null; updated
+    template <class Arch>
+    void write_key(std::size_t g, const kv_segment<T, int2_label>& part, std::size_t t,
+                   std::uint8_t* code_row, const code_range*& in_use) noexcept {
+        const bool open = t >= part.labelled;
+        if (open && heads_[g].open_ranges == nullptr) return;
+        if (!open) {
+            const code_range* ranges = code_strip_of(part, t, head_dim_).ranges;
+            if (ranges != in_use) writer_.template normalise<Arch>(in_use = ranges, closed_.data());
+        }
+        writer_.template write_key<Arch>(part.keys + t * part.key_stride,
+                                         open ? open_.data() + 2 * g * head_dim_ : closed_.data(),
+                                         code_row);
+    }
+
+    template <class Arch>
+    void update_head(const rows_view& view, std::size_t g, const coded_tokens& now,
+                     std::size_t from = std::numeric_limits<std::size_t>::max()) noexcept {
+        channels_.template update<Arch>(view, g, done_[g], now, from);
+        heads_[g].open_ranges = nullptr;
+        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
+            const kv_segment<T, int2_label>& part = view.segment(s, g);
+            if (part.labelled != 0)
+                heads_[g].open_ranges = code_strip_of(part, part.labelled - 1, head_dim_).ranges;
+        }
+        if (heads_[g].open_ranges != nullptr)
+            writer_.template normalise<Arch>(heads_[g].open_ranges,
+                                             open_.data() + 2 * g * head_dim_);
+    }
+
     template <class Arch>
     void follow_head(const rows_view& view, std::size_t g, std::size_t before) noexcept {
-        coded now;
-        for (std::size_t s = 0; s < view.segments_per_head(); ++s) {
-            now.labelled += view.segment(s, g).labelled;
-            now.closed += view.segment(s, g).closed;
-        }
+        const coded_tokens now = count(view, g);
         std::size_t changed = before;
         if (now != done_[g]) {
-            update_moments<Arch>(view, g, now);
+            update_head<Arch>(view, g, now);
             changed = std::min(before, now.closed != done_[g].closed
                                            ? std::min(now.closed, done_[g].closed)
                                            : std::min(now.labelled, done_[g].labelled));
         }
         done_[g] = now;
-        const code_range *open = heads_[g].open_ranges, *in_use = nullptr;
-        const float* open_normalisation = open_.data() + 2 * g * head_dim_;
-        for_tokens(view, g, changed,
+        const code_range* in_use = nullptr;
+        for_tokens(view, g, changed, view.seq_len(),
                    [&](std::size_t token, const auto& part, std::size_t t, std::uint8_t* code_row) {
-                       const code_range* ranges =
-                           t < part.labelled ? code_strip_of(part, t, head_dim_).ranges : open;
-                       if (ranges != open && ranges != in_use)
-                           writer_.template normalise<Arch>(in_use = ranges, closed_.data());
-                       if (ranges != nullptr)
-                           writer_.template write_key<Arch>(
-                               part.keys + t * part.key_stride,
-                               ranges == open ? open_normalisation : closed_.data(), code_row);
+                       write_key<Arch>(g, part, t, code_row, in_use);
                        if (token >= before)
                            take_value<Arch>(g, token, part.values + t * part.value_stride,
                                             code_row);
@@ -179,70 +235,18 @@ class code_row_book {
                                            code_row);
     }
 
-    /// Goes on from the blocks that have been added up, or from where blocks are no more.
-    template <class Arch>
-    void update_moments(const rows_view& view, std::size_t g, const coded& now) noexcept {
-        std::size_t token = done_[g].labelled;
-        if (now.closed < done_[g].closed) {
-            token = now.closed / saved_tokens * saved_tokens;
-            closed_sums_[g].restore(saved(g, token), token);
-            all_sums_[g].take(closed_sums_[g]);
-        } else if (now.labelled < token) {
-            token = now.closed;
-            all_sums_[g].take(closed_sums_[g]);
-        }
-        heads_[g].open_ranges = nullptr;
-        for (std::size_t s = 0, first = 0; s < view.segments_per_head(); ++s) {
-            const kv_segment<T, int2_label>& part = view.segment(s, g);
-            // Of a segment that is full some blocks may be due yet; none are labelled behind it.
-            for (; token - first < part.labelled; token += block_tokens)
-                add_block<Arch>(part, g, token - first, token);
-            if (part.labelled != 0)
-                heads_[g].open_ranges = code_strip_of(part, part.labelled - 1, head_dim_).ranges;
-            first += part.tokens;
-        }
-        all_sums_[g].moments(moments_.data() + 3 * g * head_dim_);
-        if (heads_[g].open_ranges != nullptr)
-            writer_.template normalise<Arch>(heads_[g].open_ranges,
-                                             open_.data() + 2 * g * head_dim_);
-    }
-
-    /// @param t  of the block's first token in the segment
-    template <class Arch>
-    void add_block(const kv_segment<T, int2_label>& part, std::size_t g, std::size_t t,
-                   std::size_t token) noexcept {
-        if (token % saved_tokens == 0) closed_sums_[g].save(saved(g, token));
-        channel_sums& all = all_sums_[g];
-        all.template add_keys<Arch>(part.keys + t * part.key_stride, part.key_stride,
-                                    token < code_sinks ? code_sinks - token : 0);
-        const code_strip<int2_label> strip = code_strip_of(part, t, head_dim_);
-        if (strip.tokens == block_tokens) return all.add_widths(strip.ranges, block_tokens);
-        if (t + block_tokens != strip.begin + strip.tokens) return;
-        closed_sums_[g].take_keys(all);
-        closed_sums_[g].add_widths(strip.ranges, strip.tokens);
-        all.take(closed_sums_[g]);
-    }
-
-    /// The sums over the tokens before a multiple of saved_tokens.
-    [[nodiscard]] SPARQ_PER_ISA double* saved(std::size_t g, std::size_t token) noexcept {
-        return saved_sums_.data() + (token / saved_tokens * heads_kv_ + g) * 3 * head_dim_;
-    }
-
     std::size_t heads_kv_, head_dim_;
     memory_policy pages_;
     code_row_writer writer_;
-    isa_vector<channel_sums> all_sums_;     ///< [heads_kv]: over all that is labelled
-    isa_vector<channel_sums> closed_sums_;  ///< [heads_kv]: over closed strips
-    isa_vector<coded> done_;                ///< [heads_kv]
-    isa_vector<float> moments_;             ///< [heads_kv, 3, d_h]
-    isa_vector<float> open_;                ///< [heads_kv, 2, d_h]: of open_ranges, normalised
-    isa_vector<float> closed_;              ///< [2, d_h]: of another strip, scratch
-    isa_vector<float> value_;               ///< scratch
-    isa_vector<head> heads_;                ///< [heads_kv]
-    isa_vector<double> squares_;            ///< [blocks, heads_kv]: value_squares before each
-    isa_vector<double> saved_sums_;         ///< [capacity / saved_tokens, heads_kv, 3, d_h]
-    isa_vector<aligned_bytes> slabs_;       ///< [segments]
-    isa_vector<std::uint8_t*> table_;       ///< [segments, heads_kv]
+    channel_book channels_;
+    isa_vector<coded_tokens> done_;    ///< [heads_kv]
+    isa_vector<float> open_;           ///< [heads_kv, 2, d_h]: of open_ranges, normalised
+    isa_vector<float> closed_;         ///< [2, d_h]: of another strip, scratch
+    isa_vector<float> value_;          ///< scratch
+    isa_vector<head> heads_;           ///< [heads_kv]
+    isa_vector<double> squares_;       ///< [blocks, heads_kv]: value_squares before each
+    isa_vector<aligned_bytes> slabs_;  ///< [segments]
+    isa_vector<std::uint8_t*> table_;  ///< [segments, heads_kv]
     std::size_t capacity_ = 0, bytes_ = 0;
 };
 

@@ -31,6 +31,8 @@ SPARQ_PER_ISA inline void check_row_bytes(const char* argument, std::size_t head
 template <class T, class Label>
 class segment_slab {
    public:
+    using label = Label;
+
     /// @throws std::bad_alloc; std::invalid_argument when sizes overflow
     SPARQ_PER_ISA segment_slab(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
                                std::size_t first_token, std::size_t tokens,
@@ -49,6 +51,7 @@ class segment_slab {
     [[nodiscard]] std::size_t first_token() const noexcept { return first_token_; }
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
     [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
+    [[nodiscard]] std::size_t key_stride() const noexcept { return head_dim_; }
     [[nodiscard]] std::size_t end_token() const noexcept { return first_token_ + tokens_; }
     /// Of one head: labels, and ranges where they are codes.
     [[nodiscard]] std::size_t label_bytes() const noexcept { return label_bytes_; }

@@ -38,21 +38,21 @@ SPARQ_PER_ISA std::size_t labelled_tokens(std::size_t g, std::size_t heads_kv,
 }
 
 /// Codes tokens [t, t + n) of the slab's head g with ranges of their own.
-template <class Arch, class T, class Label>
-void encode_tokens(segment_slab<T, Label>& part, std::size_t g, std::size_t t,
-                   std::size_t n) noexcept {
+///
+/// @tparam Slab  segment_slab, or engine_slab (label_slab.hpp)
+template <class Arch, class Slab>
+void encode_tokens(Slab& part, std::size_t g, std::size_t t, std::size_t n) noexcept {
     const std::size_t token = part.first_token() + t;
-    row_kernels<Arch>::encode(part.key_row(g, t), part.head_dim(), n, part.head_dim(),
+    row_kernels<Arch>::encode(part.key_row(g, t), part.key_stride(), n, part.head_dim(),
                               token < code_sinks ? code_sinks - token : 0, part.channel(g, 0, t),
                               part.channel_stride(), part.ranges(g, t));
 }
 
 /// Labels tokens of the slab's head g from t on, at most n and those of one strip only.
 /// Returns the token behind them.
-template <class Arch, class T, class Label>
-std::size_t label_some(segment_slab<T, Label>& part, std::size_t g, std::size_t t,
-                       std::size_t n) noexcept {
-    if constexpr (coded_label<Label>) {
+template <class Arch, class Slab>
+std::size_t label_some(Slab& part, std::size_t g, std::size_t t, std::size_t n) noexcept {
+    if constexpr (coded_label<typename Slab::label>) {
         const std::size_t begin = t / code_strip_tokens * code_strip_tokens;
         const std::size_t end = begin + code_strip_tokens;
         if (t + n >= end) {  // complete: coded as a whole
@@ -63,7 +63,7 @@ std::size_t label_some(segment_slab<T, Label>& part, std::size_t g, std::size_t 
             encode_tokens<Arch>(part, g, block, code_block_tokens);
         return t + n;
     } else {
-        row_kernels<Arch>::transpose(part.key_row(g, t), part.head_dim(), strip_tokens,
+        row_kernels<Arch>::transpose(part.key_row(g, t), part.key_stride(), strip_tokens,
                                      part.head_dim(), part.channel(g, 0, t), part.channel_stride());
         return t + strip_tokens;
     }
@@ -71,9 +71,8 @@ std::size_t label_some(segment_slab<T, Label>& part, std::size_t g, std::size_t 
 
 /// Codes the blocks of the strip that is whole no longer, now that the slab's head g has
 /// `left` labelled tokens where it had `before`.
-template <class Arch, class T, class Label>
-void open_strip(segment_slab<T, Label>& part, std::size_t g, std::size_t before,
-                std::size_t left) noexcept {
+template <class Arch, class Slab>
+void open_strip(Slab& part, std::size_t g, std::size_t before, std::size_t left) noexcept {
     const std::size_t begin = left / code_strip_tokens * code_strip_tokens;
     if (begin < left && begin + code_strip_tokens <= before)
         label_some<Arch>(part, g, begin, left - begin);
