@@ -218,6 +218,9 @@ void refine_logits(const tiered_view<T>& view, std::size_t g, strip_coefficients
             rows[n] = cursor.row();
         }
         if (ranges != in_use) coefficients.template use<Arch>(in_use = ranges);
+        if (cursor.ranges() != ranges)  // the next strip's, while this one's rows are used
+            for (std::size_t c = 0; c < view.head_dim(); c += cache_line_bytes / sizeof(code_range))
+                sparq::detail::simd::prefetch(cursor.ranges() + c);
         float* out = refined.logits + first;
         kernels::dot_code_rows<Arch>(coefficients.weights(), heads, rows, n, view.head_dim(), out,
                                      refined.stride);
