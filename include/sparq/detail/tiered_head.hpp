@@ -173,6 +173,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
     void read_picks() noexcept {
         float* logits = s_.exact_logits + exact_;
         const auto part = [&](std::size_t first, std::size_t count) {
+            this->ask_for_rows(s_.exact + exact_ + first, count);
             score_rows<Arch, T>(queries_, this->rows_of(s_.exact + exact_ + first, count),
                                 view_.head_dim(), logits + first, tokens_);
         };

@@ -89,10 +89,19 @@ class code_row_cursor {
 /// Code rows read at a time.
 inline constexpr std::size_t refine_block_tokens = 32;
 
-SPARQ_PER_ISA inline kernels::row_range load_range(const std::uint8_t* place) noexcept {
-    kernels::row_range range;
-    std::memcpy(&range, place, sizeof(range));
-    return range;
+/// One range a row, as floats: n <= refine_block_tokens of them, converted together since a
+/// half is slow to convert alone. `offset` is where it lies in a row.
+template <class Arch>
+void load_ranges(const std::uint8_t* const* rows, std::size_t n, std::size_t offset, float* minimum,
+                 float* step) noexcept {
+    half minima[refine_block_tokens], steps[refine_block_tokens];
+    for (std::size_t j = 0; j < n; ++j) {
+        kernels::row_range range;
+        std::memcpy(static_cast<void*>(&range), rows[j] + offset, sizeof(range));
+        minima[j] = range.minimum, steps[j] = range.step;
+    }
+    kernels::convert_row<Arch>(static_cast<const half*>(minima), n, minimum);
+    kernels::convert_row<Arch>(static_cast<const half*>(steps), n, step);
 }
 
 /// What K's codes of one strip are multiplied with, for all heads.
@@ -138,10 +147,27 @@ class strip_coefficients {
     }
     /// Of K's codes alone, see dot_code_rows.
     [[nodiscard]] const kernels::code_row_weights* weights() const noexcept { return prepared_; }
-    [[nodiscard]] SPARQ_PER_ISA float logit(std::size_t h, const kernels::row_range& range,
-                                            float product) const noexcept {
-        return of_mean_[h] + static_cast<float>(range.minimum) * of_spread_[h] +
-               static_cast<float>(range.step) * product;
+    /// logits[j] = q . mean + minimum[j] * (q . spread) + step[j] * logits[j] of head h.
+    template <class Arch>
+    void finish(std::size_t h, const float* minimum, const float* step, std::size_t n,
+                float* logits) const noexcept {
+        namespace simd = detail::simd;
+        const auto mean = simd::splat<Arch>(of_mean_[h]), spread = simd::splat<Arch>(of_spread_[h]);
+        const auto finished = [&](const auto& low, const auto& width, const auto& product) {
+            return simd::multiply_add<Arch>(width, product,
+                                            simd::multiply_add<Arch>(low, spread, mean));
+        };
+        std::size_t j = 0;
+        for (; j + simd::lanes<Arch> <= n; j += simd::lanes<Arch>)
+            simd::store<Arch>(logits + j,
+                              finished(simd::load<Arch>(minimum + j), simd::load<Arch>(step + j),
+                                       simd::load<Arch>(logits + j)));
+        if (const std::size_t rest = n - j; rest != 0)
+            simd::store_partial<Arch>(logits + j,
+                                      finished(simd::load_partial<Arch>(minimum + j, rest),
+                                               simd::load_partial<Arch>(step + j, rest),
+                                               simd::load_partial<Arch>(logits + j, rest)),
+                                      rest);
     }
 
    private:
@@ -192,19 +218,19 @@ void refine_logits(const tiered_view<T>& view, std::size_t g, strip_coefficients
             rows[n] = cursor.row();
         }
         if (ranges != in_use) coefficients.template use<Arch>(in_use = ranges);
+        if (cursor.ranges() != ranges)  // the next strip's, while this one's rows are used
+            for (std::size_t c = 0; c < view.head_dim(); c += cache_line_bytes / sizeof(code_range))
+                sparq::detail::simd::prefetch(cursor.ranges() + c);
         float* out = refined.logits + first;
         kernels::dot_code_rows<Arch>(coefficients.weights(), heads, rows, n, view.head_dim(), out,
                                      refined.stride);
-        for (std::size_t j = 0; j < n; ++j) {
-            const kernels::row_range key = load_range(rows[j] + layout.key_range);
-            for (std::size_t h = 0; h < heads; ++h)
-                out[h * refined.stride + j] =
-                    coefficients.logit(h, key, out[h * refined.stride + j]);
-            refined.key_step[first + j] = static_cast<float>(key.step);
-            const kernels::row_range value = load_range(rows[j] + layout.value_range);
-            refined.value_minimum[first + j] = static_cast<float>(value.minimum);
-            refined.value_step[first + j] = static_cast<float>(value.step);
-        }
+        float minimum[refine_block_tokens];
+        load_ranges<Arch>(rows, n, layout.key_range, minimum, refined.key_step + first);
+        load_ranges<Arch>(rows, n, layout.value_range, refined.value_minimum + first,
+                          refined.value_step + first);
+        for (std::size_t h = 0; h < heads; ++h)
+            coefficients.template finish<Arch>(h, minimum, refined.key_step + first, n,
+                                               out + h * refined.stride);
         first += n;
     }
 }
