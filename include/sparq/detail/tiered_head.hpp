@@ -100,9 +100,12 @@ class tiered_head : public tiered_outputs<Arch, T> {
         std::fill_n(s_.gain, n, 0.0f);
         for (std::size_t h = 0; h < group_; ++h) {
             risk += s_.mix[h].risk / static_cast<float>(group_);
-            const float noise = key_noise(h);
-            for (std::size_t j = 0; j < n; ++j)
-                s_.gain[j] += code_risk(h, j, noise) / static_cast<float>(group_);
+            for_codes(h, 1.0f / static_cast<float>(group_),
+                      [&](const auto& cost, std::size_t first, std::size_t count) {
+                          kernels::add_code_costs<Arch>(cost, s_.weights + h * tokens_ + first,
+                                                        s_.key_step + first, s_.value_step + first,
+                                                        count, s_.gain + first);
+                      });
         }
         const float square = params_.tolerance * params_.tolerance;
         const float threshold =
@@ -121,13 +124,14 @@ class tiered_head : public tiered_outputs<Arch, T> {
             s_.exact[exact_ + picks_++] = s_.tokens[j];
             if (j < certain_) ++certain_picks_;
         }
-        for (std::size_t h = 0; h < group_; ++h) {
-            const float noise = key_noise(h);
-            float left = s_.mix[h].risk;
-            for (std::size_t j = 0; j < n; ++j)
-                if (!s_.picked[j]) left += code_risk(h, j, noise);
-            s_.mix[h].risk = left;
-        }
+        float* left = s_.gain;
+        for (std::size_t j = 0; j < n; ++j) left[j] = s_.picked[j] ? 0.0f : 1.0f;
+        for (std::size_t h = 0; h < group_; ++h)
+            for_codes(h, 1.0f, [&](const auto& cost, std::size_t first, std::size_t count) {
+                s_.mix[h].risk += kernels::sum_code_costs<Arch>(
+                    cost, s_.weights + h * tokens_ + first, s_.key_step + first,
+                    s_.value_step + first, left + first, count);
+            });
     }
     /// Variance of a 4-bit logit for codes of step 1.
     [[nodiscard]] float key_noise(std::size_t h) const noexcept {
@@ -137,15 +141,16 @@ class tiered_head : public tiered_outputs<Arch, T> {
         for (std::size_t c = 0; c < view_.head_dim(); ++c) noise += q[c] * q[c] * square_width[c];
         return noise / 12.0f;
     }
-    /// Squared relative error that leaving token j at 4 bits is expected to cost head h.
-    [[nodiscard]] float code_risk(std::size_t h, std::size_t j, float noise) const noexcept {
+    /// body(cost, first, count) for A and for B: `share` of the squared relative error that
+    /// leaving a token at 4 bits is expected to cost head h.
+    template <class Body>
+    void for_codes(std::size_t h, float share, const Body& body) const noexcept {
         const steps::head_mix& mix = s_.mix[h];
-        const float weight = s_.weights[h * tokens_ + j] *
-                             (j < certain_ ? mix.certain_factor() : mix.drawn_factor());
-        const float key = steps::grown_variance(s_.key_step[j] * s_.key_step[j] * noise);
-        const float value =
-            s_.value_step[j] * s_.value_step[j] * static_cast<float>(view_.value_dim()) / 12.0f;
-        return weight * weight * (key * mix.spread + value) / mix.size;
+        kernels::code_cost cost{share / mix.size, mix.certain_factor(), key_noise(h), mix.spread,
+                                static_cast<float>(view_.value_dim()) / 12.0f};
+        body(cost, 0, certain_);
+        cost.factor = mix.drawn_factor();
+        body(cost, certain_, drawn_);
     }
     [[nodiscard]] float fixed_threshold(std::size_t n) noexcept {
         const std::size_t k = std::min(params_.exact, n);

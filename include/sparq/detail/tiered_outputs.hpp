@@ -42,6 +42,11 @@ class tiered_outputs : public tiered_reads<Arch, T> {
 
     /// e of A and w of B in s_.weights, and their sums.
     void weigh() noexcept {
+        // What was not scanned comes last in A.
+        std::size_t scanned_of_a = certain_;
+        while (scanned_of_a != 0 && s_.tokens[scanned_of_a - 1] >= scanned_) --scanned_of_a;
+        float* greatest = s_.gain;  // not needed yet
+        for (std::size_t j = 0; j < scanned_of_a; ++j) greatest[j] = s_.greatest[s_.tokens[j]];
         for (std::size_t h = 0; h < group_; ++h) {
             steps::head_mix& mix = s_.mix[h];
             const float* logits = s_.logits + h * tokens_;
@@ -49,14 +54,16 @@ class tiered_outputs : public tiered_reads<Arch, T> {
             float* weights = s_.weights + h * tokens_;
             const float shift = s_.shift[h];
             mix.certain = steps::relative_weights<Arch>(logits, certain_, shift, weights);
-            double seen = 0.0;
-            for (std::size_t j = 0; j < certain_; ++j)
-                if (s_.tokens[j] < scanned_) seen += static_cast<double>(scanned[s_.tokens[j]]);
-            mix.tail = static_cast<float>(std::max(0.0, s_.scanned[h].p - seen));
+            for (std::size_t j = 0; j < scanned_of_a; ++j)
+                s_.scanned_weights[j] = scanned[s_.tokens[j]];
+            mix.seen = {};
+            kernels::sum_weights<Arch>(s_.scanned_weights, greatest, scanned_of_a, mix.seen);
+            mix.tail = static_cast<float>(std::max(0.0, s_.scanned[h].p - mix.seen.p));
             for (std::size_t j = 0; j < drawn_; ++j)
                 s_.scanned_weights[j] = scanned[s_.tokens[certain_ + j]];
             steps::relative_weights<Arch>(logits + certain_, drawn_, shift, weights + certain_);
-            steps::weigh_drawn(weights + certain_, s_.scanned_weights, s_.chance, drawn_, mix);
+            steps::weigh_drawn<Arch>(weights + certain_, s_.scanned_weights, s_.chance, drawn_,
+                                     mix);
         }
     }
 
@@ -98,12 +105,7 @@ class tiered_outputs : public tiered_reads<Arch, T> {
 
     /// Of the sampled tail, if scanned weights were true and values unlike each other.
     [[nodiscard]] float least_variance(std::size_t h) const noexcept {
-        double below = s_.scanned[h].squares_by_greatest;
-        for (std::size_t j = 0; j < certain_; ++j) {
-            if (s_.tokens[j] >= scanned_) continue;
-            const double p = s_.scores[h * tokens_ + s_.tokens[j]];
-            below -= p * p / static_cast<double>(s_.greatest[s_.tokens[j]]);
-        }
+        const double below = s_.scanned[h].squares_by_greatest - s_.mix[h].seen.squares_by_greatest;
         const float z1 = s_.mix[h].z1();
         return steps::least_variance_share * steps::draw_spread * threshold_ *
                static_cast<float>(std::max(0.0, below)) / (z1 * z1);
@@ -113,10 +115,7 @@ class tiered_outputs : public tiered_reads<Arch, T> {
     /// unlike each other.
     void take_mean_tail(std::size_t h) noexcept {
         steps::head_mix& mix = s_.mix[h];
-        double squares = s_.scanned[h].squares;
-        for (std::size_t j = 0; j < certain_; ++j)
-            if (s_.tokens[j] < scanned_)
-                squares -= std::pow(static_cast<double>(s_.scores[h * tokens_ + s_.tokens[j]]), 2);
+        const double squares = s_.scanned[h].squares - mix.seen.squares;
         mix.shrink = 0.0f;
         mix.risk = static_cast<float>(std::max(0.0, squares)) * mix.spread / mix.size *
                    std::min(std::exp(2.0f * s_.scan->noise), 20.0f);

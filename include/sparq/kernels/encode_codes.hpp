@@ -72,7 +72,7 @@ void find_ranges(const channel_moments<Arch>& m, std::size_t channels, std::size
                  code_range* ranges, float* low, float* inverse) noexcept {
     constexpr std::size_t most = channel_moments<Arch>::most;
     constexpr float codes = 1u << Label::bits;
-    channel_halves<Arch> first, second;
+    channel_halves<Arch> first{}, second{};
     float x[most] = {};
     bool reaches[most] = {};
     half_rounding rounding[most] = {};

@@ -21,7 +21,9 @@
 #include <limits>
 
 #include "../../config.hpp"
+#include "../../kernels/listed_weights.hpp"
 #include "../../kernels/softmax.hpp"
+#include "../../kernels/weight_histogram.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace steps {
@@ -44,12 +46,13 @@ inline constexpr float batch_growth = 4.0f;
 
 /// One head's sums over what was read, all with weights exp(logit - shift).
 struct head_mix {
-    float exact = 0.0f;     ///< weight of X
-    float certain = 0.0f;   ///< of A
-    float drawn = 0.0f;     ///< of B: the sum of w
-    float tail = 0.0f;      ///< scanned weight of all that are not in X and A
-    float variance = 0.0f;  ///< N, of y1
-    float spread = 0.0f;    ///< mean square of |v - y|
+    float exact = 0.0f;         ///< weight of X
+    float certain = 0.0f;       ///< of A
+    float drawn = 0.0f;         ///< of B: the sum of w
+    float tail = 0.0f;          ///< scanned weight of all that are not in X and A
+    kernels::weight_sums seen;  ///< of the scanned weights of A
+    float variance = 0.0f;      ///< N, of y1
+    float spread = 0.0f;        ///< mean square of |v - y|
     float shrink = 0.0f;
     float risk = 0.0f;  ///< expected squared relative error of the tail
     float size = 0.0f;  ///< |y|^2
@@ -72,9 +75,7 @@ float relative_weights(const float* logits, std::size_t n, float shift, float* w
     const float greatest = kernels::greatest<Arch>(logits, n);
     const float factor = std::exp(std::min(greatest - shift, 80.0f));
     kernels::exponentials<Arch>(logits, n, greatest, weights);
-    float sum = 0.0f;
-    for (std::size_t j = 0; j < n; ++j) sum += weights[j] *= factor;
-    return sum;
+    return kernels::scale_and_sum<Arch>(weights, n, factor);
 }
 
 /// Makes w of the drawn tokens' e, in place; sets mix.drawn, and mix.variance for values whose
@@ -82,19 +83,14 @@ float relative_weights(const float* logits, std::size_t n, float shift, float* w
 ///
 /// @param scanned  [n] scanned weights
 /// @param chance   [n] pi
-SPARQ_PER_ISA inline void weigh_drawn(float* weights, const float* scanned, const float* chance,
-                                      std::size_t n, head_mix& mix) noexcept {
-    float represented = 0.0f;
-    for (std::size_t j = 0; j < n; ++j) represented += scanned[j] / chance[j];
+template <class Arch>
+void weigh_drawn(float* weights, const float* scanned, const float* chance, std::size_t n,
+                 head_mix& mix) noexcept {
+    const float represented = kernels::sum_of_ratios<Arch>(scanned, chance, n);
     const float fix = represented > 0.0f ? mix.tail / represented : 1.0f;
-    float variance = 0.0f;
-    mix.drawn = 0.0f;
-    for (std::size_t j = 0; j < n; ++j) {
-        weights[j] *= fix / chance[j];
-        mix.drawn += weights[j];
-        variance += (1.0f - chance[j]) * weights[j] * weights[j];
-    }
-    mix.variance = variance / (mix.z1() * mix.z1());
+    const kernels::drawn_sums drawn = kernels::scale_drawn<Arch>(weights, chance, n, fix);
+    mix.drawn = drawn.weights;
+    mix.variance = drawn.variance / (mix.z1() * mix.z1());
 }
 
 /// Sets shrink, size and risk from the two outputs.
@@ -113,11 +109,6 @@ SPARQ_PER_ISA inline void shrink_tail(const float* sampled, float* mean, std::si
     mix.size = std::max(mix.size, std::numeric_limits<float>::min());
     mix.risk = sampling_safety * sampling_safety * mix.variance / mix.size *
                (unshrunk_share + (1.0f - unshrunk_share) * mix.shrink);
-}
-
-/// exp(x) - 1 for the variance x >= 0 of a logit, to a third order (to 1 % up to 0.6).
-SPARQ_PER_ISA inline float grown_variance(float x) noexcept {
-    return x * (1.0f + x * (0.5f + x * (1.0f / 6.0f)));
 }
 
 }  // namespace steps
