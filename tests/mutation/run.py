@@ -129,7 +129,7 @@ FAULTS = [
     ("newest_scanned_too", "detail/tiered_reads.hpp",
      "for (std::size_t t = newest_; t < scanned_; ++t) forget_scanned(t);", ""),
     ("drawn_not_weighted", "kernels/listed_weights.hpp",
-     "(scale / simd::maximum<Arch>(tiny, share));", "scale;"),
+     " * scale / simd::maximum<Arch>(tiny, share);", " * scale;"),
     ("codes_made_anew_not_measured", "detail/channel_book.hpp",
      "std::min(from, now.closed); sound < done.closed", "now.closed; sound < done.closed"),
     ("unread_channels_left_out", "steps/tiers/scan_channels.hpp",

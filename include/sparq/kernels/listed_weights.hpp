@@ -84,8 +84,9 @@ drawn_sums scale_drawn(float* weights, const float* chance, std::size_t n, float
     auto sum = simd::splat<Arch>(0.0f), variance = sum;
     detail::for_vectors<Arch>(n, [&](std::size_t j, std::size_t count) {
         const auto share = detail::load_some<Arch>(chance + j, count);
-        const auto weight = detail::load_some<Arch>(weights + j, count) *
-                            (scale / simd::maximum<Arch>(tiny, share));
+        // In this order: behind the last token 0 / tiny, not 0 * infinity.
+        const auto weight =
+            detail::load_some<Arch>(weights + j, count) * scale / simd::maximum<Arch>(tiny, share);
         detail::store_some<Arch>(weights + j, weight, count);
         sum = sum + weight;
         variance = variance + (one - share) * (weight * weight);
