@@ -23,11 +23,11 @@ run() {
     grep -qx "sparq $version" "$work/output"
 }
 
-# build_and_run FOLDER CMAKE-ARGUMENTS...
+# build_and_run FOLDER CMAKE-ARGUMENTS...: unoptimised, where these do not say otherwise.
 build_and_run() {
     folder=$1
     shift
-    cmake -S "$here/$folder" -B "$work/build" -DCMAKE_BUILD_TYPE=Release "$@"
+    cmake -S "$here/$folder" -B "$work/build" -DCMAKE_BUILD_TYPE=Debug "$@"
     cmake --build "$work/build"
     run "$work/build/consumer"
 }
@@ -57,7 +57,7 @@ fetch_content)
 find_package)
     install_sparq
     build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" \
-        -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
+        -DCMAKE_BUILD_TYPE=Release -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
     run_dispatched
     ;;
 pkg_config)
