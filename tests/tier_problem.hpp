@@ -68,13 +68,6 @@ answer run_tiers_dense(const problem& p, const sparq::tiered_view<T>& view, floa
 
 /// Same outputs and reports, bytes included.
 inline bool same_tiers(const answer& a, const answer& b) {
-    const auto same_head = [](const sparq::head_report& x, const sparq::head_report& y) {
-        return same_bits({&x.covered, 1}, {&y.covered, 1}) &&
-               same_bits({&x.log_sum_exp, 1}, {&y.log_sum_exp, 1}) &&
-               same_bits({&x.expected_error, 1}, {&y.expected_error, 1}) &&
-               same_bits({&x.tail_weight, 1}, {&y.tail_weight, 1}) && x.exact == y.exact &&
-               x.refined == y.refined && x.dense == y.dense;
-    };
     if (!same_bits(a.out, b.out) || a.report.heads.size() != b.report.heads.size()) return false;
     for (size_t i = 0; i < a.report.heads.size(); ++i)
         if (!same_head(a.report.heads[i], b.report.heads[i])) return false;
