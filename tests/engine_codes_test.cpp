@@ -27,39 +27,8 @@ void with_code_types(size_t n, const Body& body) {
     if (n % 4 == 3) body.template operator()<float, int2_label>();
 }
 
-/// An engine whose cell c holds token c of the problem, and the labels beside it.
 template <class T, class Label>
-struct coded_engine {
-    test::problem p;
-    test::engine_memory<T> memory;
-    key_labels<T, Label> labels;
-
-    explicit coded_engine(const test::problem& tokens)
-        : p(tokens),
-          memory(p.dims, p.dims.seq_len),
-          labels(p.dims.heads_kv, p.dims.head_dim, p.dims.value_dim) {}
-
-    void append(size_t n) {
-        const size_t begin = labels.size();
-        for (size_t t = begin; t < begin + n; ++t) memory.write(t, p, t);
-        labels.template append<test::arch>(memory.strided(), n);
-    }
-    /// Token `from` of another problem into a cell.
-    void rewrite(size_t cell, const test::problem& other, size_t from) {
-        const size_t key_row = p.dims.heads_kv * p.dims.head_dim;
-        const size_t value_row = p.dims.heads_kv * p.dims.value_dim;
-        for (size_t c = 0; c < key_row; ++c)
-            p.keys[cell * key_row + c] = other.keys[from * key_row + c];
-        for (size_t c = 0; c < value_row; ++c)
-            p.values[cell * value_row + c] = other.values[from * value_row + c];
-        memory.write(cell, p, cell);
-    }
-    void tell(size_t cell) { labels.template rewrite<test::arch>(memory.strided(), cell); }
-
-    auto view(const ranges& visible, sparq::kv_view_storage<T, Label>& storage) {
-        return labels.template view<test::arch>(memory.strided(), visible, storage);
-    }
-};
+using coded_engine = test::engine_beside<T, key_labels<T, Label>>;
 
 template <class T, class Label>
 test::answer answer_of(const test::problem& p, const sparq::kv_view<T, Label>& view,
@@ -170,19 +139,19 @@ TEST_CASE("codes beside an engine's cells are those that the cells ask for", "[e
         with_code_types(round, [&]<class T, class Label>() {
             coded_engine<T, Label> engine(test::make_problem(dims, seed));
             for (size_t step = 0; step < 24; ++step) {
-                if (source.below(9) == 0) engine.labels.clear();
-                size_t size = engine.labels.size();
+                if (source.below(9) == 0) engine.codes.clear();
+                size_t size = engine.codes.size();
                 if (size != 0 && source.below(2) == 0) {
                     size -= source.below(step % 3 == 0 ? size : std::min(size, size_t{150}));
-                    engine.labels.truncate(size);
+                    engine.codes.truncate(size);
                 }
                 if (size < dims.seq_len)
                     engine.append(1 + source.below(std::min<size_t>(dims.seq_len - size,
                                                                     step % 2 == 0 ? 900 : 120)));
-                size = engine.labels.size();
+                size = engine.codes.size();
                 for (size_t i = source.below(6); i != 0; --i) {
                     const size_t cell = source.below(size);
-                    engine.rewrite(cell, other, source.below(dims.seq_len));
+                    engine.write(cell, other, source.below(dims.seq_len));
                     engine.tell(cell);
                 }
                 INFO("seed " << seed << ", step " << step << ", " << size << " cells, " << dims);
@@ -263,7 +232,7 @@ TEST_CASE("a cell is coded anew only when it was told of", "[engine_codes]") {
     const ranges all{{0, 700}};
     CHECK(check_codes(engine.p, engine.view(all, storage), all) == "");
     for (const size_t cell : test::sizes{100, 520}) {
-        engine.rewrite(cell, other, cell);
+        engine.write(cell, other, cell);
         CHECK(check_codes(engine.p, engine.view(all, storage), all) != "");
         engine.tell(cell);
         CHECK(check_codes(engine.p, engine.view(all, storage), all) == "");
@@ -278,18 +247,18 @@ TEST_CASE("codes beside an engine refuse what labels refuse", "[engine_codes]") 
     const auto refuses = [](const auto& call) { CHECK_THROWS_AS(call(), std::invalid_argument); };
     refuses([&] { engine.tell(200); });
     refuses([&] { engine.append(0); });
-    refuses([&] { engine.labels.append<test::arch>(engine.memory.strided(), 101); });
-    refuses([&] { engine.labels.truncate(201); });
+    refuses([&] { engine.codes.append<test::arch>(engine.memory.strided(), 101); });
+    refuses([&] { engine.codes.truncate(201); });
     refuses([&] { (void)engine.view({}, storage); });
     refuses([&] { (void)engine.view({{0, 201}}, storage); });
     refuses([&] { (void)engine.view({{5, 9}, {8, 20}}, storage); });
     auto fewer = engine.memory.strided();
     fewer.cells = 199;  // stale codes may need the row of any known cell
     const ranges visible{{0, 100}};
-    refuses([&] { (void)engine.labels.view<test::arch>(fewer, visible, storage); });
+    refuses([&] { (void)engine.codes.view<test::arch>(fewer, visible, storage); });
     auto narrow = engine.memory.strided();
     narrow.head_dim = 15;
-    refuses([&] { (void)engine.labels.view<test::arch>(narrow, visible, storage); });
-    CHECK(engine.labels.size() == 200);
+    refuses([&] { (void)engine.codes.view<test::arch>(narrow, visible, storage); });
+    CHECK(engine.codes.size() == 200);
     CHECK(check_codes(p, engine.view({{0, 200}}, storage), {{0, 200}}) == "");
 }

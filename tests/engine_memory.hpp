@@ -52,6 +52,41 @@ struct engine_memory {
     }
 };
 
+/// An engine whose cell c holds token c of the problem, and beside it key_labels or tier_codes.
+template <class T, class Codes>
+struct engine_beside {
+    problem p;
+    engine_memory<T> memory;
+    Codes codes;
+
+    explicit engine_beside(const problem& tokens)
+        : p(tokens),
+          memory(p.dims, p.dims.seq_len),
+          codes(p.dims.heads_kv, p.dims.head_dim, p.dims.value_dim) {}
+
+    void append(size_t n) {
+        const size_t begin = codes.size();
+        for (size_t t = begin; t < begin + n; ++t) memory.write(t, p, t);
+        codes.template append<arch>(memory.strided(), n);
+    }
+    /// Token `from` of another problem into a cell.
+    void write(size_t cell, const problem& other, size_t from) {
+        const size_t key_row = p.dims.heads_kv * p.dims.head_dim;
+        const size_t value_row = p.dims.heads_kv * p.dims.value_dim;
+        for (size_t c = 0; c < key_row; ++c)
+            p.keys[cell * key_row + c] = other.keys[from * key_row + c];
+        for (size_t c = 0; c < value_row; ++c)
+            p.values[cell * value_row + c] = other.values[from * value_row + c];
+        memory.write(cell, p, cell);
+    }
+    void tell(size_t cell) { codes.template rewrite<arch>(memory.strided(), cell); }
+
+    template <class Storage>
+    auto view(const std::vector<sparq::token_range>& visible, Storage& storage) {
+        return codes.template view<arch>(memory.strided(), visible, storage);
+    }
+};
+
 /// The tokens that the ranges show, as a problem of their own; cell c holds token c.
 inline problem visible_part(const problem& p, const std::vector<sparq::token_range>& visible) {
     problem part = p;

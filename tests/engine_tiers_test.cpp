@@ -17,38 +17,8 @@ using sparq::token_range;
 using std::size_t;
 using ranges = std::vector<token_range>;
 
-/// An engine whose cell c holds token c of the problem, and the codes beside it.
 template <class T>
-struct tiered_engine {
-    test::problem p;
-    test::engine_memory<T> memory;
-    sparq::tier_codes<T> codes;
-
-    explicit tiered_engine(const test::problem& tokens)
-        : p(tokens),
-          memory(p.dims, p.dims.seq_len),
-          codes(p.dims.heads_kv, p.dims.head_dim, p.dims.value_dim) {}
-
-    void append(size_t n) {
-        const size_t begin = codes.size();
-        for (size_t t = begin; t < begin + n; ++t) memory.write(t, p, t);
-        codes.template append<test::arch>(memory.strided(), n);
-    }
-    /// Token `from` of another problem into a cell.
-    void write(size_t cell, const test::problem& other, size_t from) {
-        const size_t key_row = p.dims.heads_kv * p.dims.head_dim;
-        const size_t value_row = p.dims.heads_kv * p.dims.value_dim;
-        for (size_t c = 0; c < key_row; ++c)
-            p.keys[cell * key_row + c] = other.keys[from * key_row + c];
-        for (size_t c = 0; c < value_row; ++c)
-            p.values[cell * value_row + c] = other.values[from * value_row + c];
-        memory.write(cell, p, cell);
-    }
-    void tell(size_t cell) { codes.template rewrite<test::arch>(memory.strided(), cell); }
-    tiered_view<T> view(const ranges& visible, sparq::tiered_view_storage<T>& storage) {
-        return codes.template view<test::arch>(memory.strided(), visible, storage);
-    }
-};
+using tiered_engine = test::engine_beside<T, sparq::tier_codes<T>>;
 
 double relative(double got, double want) { return std::abs(got - want) / (std::abs(want) + 1e-30); }
 

@@ -52,11 +52,7 @@ class key_labels {
           value_dim_(value_dim),
           labels_(heads_kv, head_dim),
           sums_(heads_kv, value_dim) {
-        detail::require_at_least_one("heads_kv", heads_kv);
-        detail::require_at_least_one("head_dim", head_dim);
-        detail::require_at_least_one("value_dim", value_dim);
-        detail::check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
-        detail::check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
+        detail::check_dims(heads_kv, head_dim, value_dim);
     }
 
     /// Cells known.

@@ -53,11 +53,7 @@ class kv_cache {
     SPARQ_PER_ISA kv_cache(std::size_t heads_kv, std::size_t head_dim, std::size_t value_dim,
                            memory_policy pages = memory_policy::system)
         : heads_kv_(heads_kv), head_dim_(head_dim), value_dim_(value_dim), pages_(pages) {
-        detail::require_at_least_one("heads_kv", heads_kv);
-        detail::require_at_least_one("head_dim", head_dim);
-        detail::require_at_least_one("value_dim", value_dim);
-        detail::check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
-        detail::check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
+        detail::check_dims(heads_kv, head_dim, value_dim);
         value_sums_.resize(heads_kv * value_dim);
     }
 

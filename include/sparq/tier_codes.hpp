@@ -86,8 +86,8 @@ class tier_codes {
         return bytes;
     }
 
-    /// The engine has written cells [size(), size() + n). Reads K twice and V three times,
-    /// and K of each strip that becomes whole once more.
+    /// The engine has written cells [size(), size() + n). Reads K and V three times,
+    /// and K of each strip that becomes whole twice more.
     /// @throws std::invalid_argument for n = 0, other dims, or more cells than the engine
     ///         has; std::bad_alloc. Either leaves all as it was.
     template <class Arch = default_arch>
@@ -179,11 +179,7 @@ class tier_codes {
 
     SPARQ_PER_ISA static std::size_t checked(std::size_t heads_kv, std::size_t head_dim,
                                              std::size_t value_dim) {
-        detail::require_at_least_one("heads_kv", heads_kv);
-        detail::require_at_least_one("head_dim", head_dim);
-        detail::require_at_least_one("value_dim", value_dim);
-        detail::check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
-        detail::check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
+        detail::check_dims(heads_kv, head_dim, value_dim);
         return heads_kv;
     }
     SPARQ_PER_ISA void check_engine(const engine_rows& engine) const {

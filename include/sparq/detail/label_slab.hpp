@@ -12,6 +12,7 @@
 #include "../strided_kv.hpp"
 #include "../workspace.hpp"
 #include "check.hpp"
+#include "segment_slab.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
@@ -41,19 +42,11 @@ class label_slab {
     /// Channels and ranges by the token's index within the slab.
     [[nodiscard]] SPARQ_PER_ISA Label* channel(std::size_t g, std::size_t c,
                                                std::size_t t) const noexcept {
-        Label* labels = reinterpret_cast<Label*>(memory_.get() + g * head_bytes_ + range_bytes_) +
-                        c * channel_stride();
-        if constexpr (coded_label<Label>)
-            return labels + code_bytes<Label>(t);
-        else
-            return labels + t;
+        auto* labels = reinterpret_cast<Label*>(memory_.get() + g * head_bytes_ + range_bytes_);
+        return label_of(labels + c * channel_stride(), t);
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
-        constexpr std::size_t pad = 2 * cache_line_bytes / sizeof(Label);
-        if constexpr (coded_label<Label>)
-            return code_bytes<Label>(tokens_) + pad;
-        else
-            return tokens_ + pad;
+        return label_stride<Label>(tokens_);
     }
     /// The ranges of the block that begins at token t: [d_h].
     [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) const noexcept

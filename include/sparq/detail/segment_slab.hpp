@@ -28,6 +28,34 @@ SPARQ_PER_ISA inline void check_row_bytes(const char* argument, std::size_t head
     checked_product(argument, bytes_per_element, checked_product(argument, heads_kv, width));
 }
 
+/// Refuses dimensions that are 0 or overflow.
+SPARQ_PER_ISA inline void check_dims(std::size_t heads_kv, std::size_t head_dim,
+                                     std::size_t value_dim) {
+    require_at_least_one("heads_kv", heads_kv);
+    require_at_least_one("head_dim", head_dim);
+    require_at_least_one("value_dim", value_dim);
+    check_row_bytes("heads_kv * head_dim", heads_kv, head_dim);
+    check_row_bytes("heads_kv * value_dim", heads_kv, value_dim);
+}
+
+/// Labels from one channel to the next in a slab of `tokens`.
+template <class Label>
+SPARQ_PER_ISA std::size_t label_stride(std::size_t tokens) noexcept {
+    constexpr std::size_t pad = 2 * cache_line_bytes / sizeof(Label);
+    if constexpr (coded_label<Label>)
+        return code_bytes<Label>(tokens) + pad;
+    else
+        return tokens + pad;
+}
+/// Where the label of token t lies in its channel; of codes that of its unit.
+template <class Label>
+SPARQ_PER_ISA Label* label_of(Label* channel, std::size_t t) noexcept {
+    if constexpr (coded_label<Label>)
+        return channel + code_bytes<Label>(t);
+    else
+        return channel + t;
+}
+
 template <class T, class Label>
 class segment_slab {
    public:
@@ -65,18 +93,10 @@ class segment_slab {
     }
     [[nodiscard]] SPARQ_PER_ISA Label* channel(std::size_t g, std::size_t c,
                                                std::size_t t) noexcept {
-        Label* labels = reinterpret_cast<Label*>(head(g) + labels_at()) + c * channel_stride();
-        if constexpr (coded_label<Label>)
-            return labels + code_bytes<Label>(t);
-        else
-            return labels + t;
+        return label_of(reinterpret_cast<Label*>(head(g) + labels_at()) + c * channel_stride(), t);
     }
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
-        constexpr std::size_t pad = 2 * cache_line_bytes / sizeof(Label);
-        if constexpr (coded_label<Label>)
-            return code_bytes<Label>(tokens_) + pad;
-        else
-            return tokens_ + pad;
+        return label_stride<Label>(tokens_);
     }
 
     /// The ranges of the block that begins at token t: [d_h].
