@@ -3,13 +3,9 @@
 # every public header alone. The adaptors need other libraries: each is verified through a
 # target of its own, and what it needs must be there.
 
-set(SPARQ_VERIFY_ADAPTORS eigen openmp onetbb CACHE STRING "Adaptor headers to verify")
 set_target_properties(sparq PROPERTIES INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
 
 function(sparq_verify_adaptor header package library)
-  if(NOT header IN_LIST SPARQ_VERIFY_ADAPTORS)
-    return()
-  endif()
   find_package(${package} REQUIRED)
   add_library(sparq_adaptor_${header} INTERFACE)
   target_link_libraries(sparq_adaptor_${header} INTERFACE sparq ${library})
