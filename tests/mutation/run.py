@@ -134,8 +134,8 @@ FAULTS = [
      "std::min(from, now.closed); sound < done.closed", "now.closed; sound < done.closed"),
     ("unread_channels_left_out", "steps/tiers/scan_channels.hpp",
      "choice.unread[h] -= query[c] * known.mean[c];", ""),
-    ("certain_ones_drawn_again", "kernels/weight_histogram.hpp",
-     "~simd::mask_at_least<Arch>(weight, limit);", "~0u;"),
+    ("certain_ones_drawn_again", "kernels/token_draws.hpp",
+     "count.drawn += !is_certain;", "++count.drawn;"),
 ]
 
 

@@ -25,27 +25,37 @@ class tiered_head : public tiered_outputs<Arch, T> {
     using base::base;
 
     /// Writes the head's output and report; false, with neither written, where reading it
-    /// all is the way: where nothing would be saved, or something read is not finite.
+    /// all is the way: where nothing would be saved, or sums_are_sound says no.
     bool finish() noexcept {
         if (params_.tolerance == 0.0f && !params_.has_fixed_tiers()) return false;
         if (!this->read_exact() || !this->rank()) return false;
         if (params_.has_fixed_tiers() ? !refine_fixed() : !refine_enough()) return false;
+        if (!sums_are_sound()) return false;
         choose_picks();
         if (this->exceeds_dense()) return false;
         read_picks();
-        write_output();
+        exchange_picks();
+        if (!sums_are_sound()) return false;
+        for (std::size_t h = 0; h < group_; ++h) write_head(h);
         return true;
     }
 
    private:
+    /// False where something is not finite, or a token outweighs all that the scan expected by
+    /// so much that weights were cut off (relative_weights).
+    [[nodiscard]] bool sums_are_sound() const noexcept {
+        constexpr float most = 1e30f;
+        return std::all_of(s_.mix, s_.mix + group_, [&](const steps::head_mix& mix) {
+            return mix.z0() < most && mix.z1() < most;
+        });
+    }
     /// Read 2 to the tolerance: batches, each a superset of the one before.
     bool refine_enough() noexcept {
         const float tolerance = params_.tolerance,
                     budget = steps::sampling_share * tolerance * tolerance;
-        *s_.uniforms = kernels::token_uniforms(tokens_);
+        this->find_reach();
         const bool useless = s_.scan->noise > steps::scan_noise_useless * steps::scan_noise_useless;
-        std::size_t edge =
-            useless ? 0 : this->edge_for_rows(std::clamp(6.0f / tolerance, 32.0f, 256.0f));
+        std::size_t edge = useless ? 0 : first_edge(budget);
         for (std::size_t batch = 1;; ++batch) {
             this->collect(edge);
             if (this->exceeds_dense()) return false;
@@ -55,6 +65,29 @@ class tiered_head : public tiered_outputs<Arch, T> {
                 return true;
             edge = this->next_edge(edge, risk, budget, batch + 1 == steps::most_batches);
         }
+    }
+    /// The highest edge at which scanned weights promise to meet the budget, taking values for
+    /// unlike each other: |y|^2 is then that of X and the mean value, and on average the sum of
+    /// s^2 |v - mean|^2.
+    [[nodiscard]] std::size_t first_edge(float budget) const noexcept {
+        float slope = 0.0f;  // of the risk, over edge * weight below it
+        for (std::size_t h = 0; h < group_; ++h) {
+            float size = 0.0f;
+            for (std::size_t c = 0; c < view_.value_dim(); ++c) {
+                const float y =
+                    s_.exact_sums[h * columns_ + c] + (1.0f - s_.mix[h].exact) * s_.mean[c];
+                size += y * y;
+            }
+            const kernels::weight_sums& all = s_.scanned[h];
+            size += static_cast<float>(all.squares) * value_variance_;
+            slope += static_cast<float>(all.squares_by_greatest) * value_variance_ / size;
+        }
+        slope *= steps::first_risk / (static_cast<float>(group_) * s_.histogram->total());
+        std::size_t b = this->edge_for_rows(steps::first_rows);
+        while (b != 0 &&
+               slope * kernels::weight_histogram::edge(b) * s_.histogram->below(b) > budget)
+            --b;
+        return b;
     }
     /// The fixed tiers: the best by scanned weight, the mean value for the rest.
     bool refine_fixed() noexcept {
@@ -75,6 +108,11 @@ class tiered_head : public tiered_outputs<Arch, T> {
     std::size_t best_scanned(std::size_t n) noexcept {
         if (n == 0) return 0;
         std::size_t edge = this->edge_with(n);
+        const auto reached = [&] {
+            return kernels::detail::count_at_least<Arch>(s_.greatest, scanned_,
+                                                         kernels::weight_histogram::edge(edge));
+        };
+        while (edge != 0 && reached() < n) --edge;  // the histogram may be an estimate
         const std::size_t found = kernels::collect_certain<Arch>(
             s_.greatest, scanned_, edge == 0 ? 0.0f : kernels::weight_histogram::edge(edge),
             s_.tokens, steps::code_row_prefetch<T>(view_, g_));
@@ -95,7 +133,6 @@ class tiered_head : public tiered_outputs<Arch, T> {
     /// The tokens whose 4 bits would cost more than the tolerance has left.
     void choose_picks() noexcept {
         const std::size_t n = certain_ + drawn_;
-        this->weigh();
         float risk = 0.0f;
         std::fill_n(s_.gain, n, 0.0f);
         for (std::size_t h = 0; h < group_; ++h) {
@@ -113,25 +150,27 @@ class tiered_head : public tiered_outputs<Arch, T> {
                 ? fixed_threshold(n)
                 : threshold_below(n,
                                   std::max(square - risk, (1.0f - steps::sampling_share) * square));
-        picks_ = certain_picks_ = 0;
-        std::size_t equal = equal_picks(n, threshold);
-        for (std::size_t j = 0; j < n; ++j) {
-            const bool ties = s_.gain[j] == threshold && equal != 0;
-            if (ties) --equal;
-            s_.picked[j] = ties || s_.gain[j] > threshold;
-            if (!s_.picked[j]) continue;
-            s_.picks[picks_] = static_cast<std::uint32_t>(j);
-            s_.exact[exact_ + picks_++] = s_.tokens[j];
-            if (j < certain_) ++certain_picks_;
-        }
+        pick_above(n, threshold);
         float* left = s_.gain;
-        for (std::size_t j = 0; j < n; ++j) left[j] = s_.picked[j] ? 0.0f : 1.0f;
+        std::fill_n(left, n, 1.0f);
+        for (std::size_t i = 0; i < picks_; ++i) left[s_.picks[i]] = 0.0f;
         for (std::size_t h = 0; h < group_; ++h)
             for_codes(h, 1.0f, [&](const auto& cost, std::size_t first, std::size_t count) {
                 s_.mix[h].risk += kernels::sum_code_costs<Arch>(
                     cost, s_.weights + h * tokens_ + first, s_.key_step + first,
                     s_.value_step + first, left + first, count);
             });
+    }
+    void pick_above(std::size_t n, float threshold) noexcept {
+        picks_ = certain_picks_ = 0;
+        std::size_t equal = equal_picks(n, threshold);
+        for (std::size_t j = 0; j < n; ++j) {
+            if (s_.gain[j] < threshold) continue;
+            if (s_.gain[j] == threshold && (equal == 0 || equal-- == 0)) continue;
+            s_.picks[picks_] = static_cast<std::uint32_t>(j);
+            s_.exact[exact_ + picks_++] = s_.tokens[j];
+            if (j < certain_) ++certain_picks_;
+        }
     }
     /// Variance of a 4-bit logit for codes of step 1.
     [[nodiscard]] float key_noise(std::size_t h) const noexcept {
@@ -175,63 +214,61 @@ class tiered_head : public tiered_outputs<Arch, T> {
         return kernels::weight_histogram::edge(b);
     }
 
+    /// Their logits; and the picked ones move to the front of what is known of A and B.
     void read_picks() noexcept {
-        float* logits = s_.exact_logits + exact_;
         const auto part = [&](std::size_t first, std::size_t count) {
             this->ask_for_rows(s_.exact + exact_ + first, count);
             score_rows<Arch, T>(queries_, this->rows_of(s_.exact + exact_ + first, count),
-                                view_.head_dim(), logits + first, tokens_);
+                                view_.head_dim(), s_.exact_logits + exact_ + first, tokens_);
         };
         part(0, certain_picks_);
         part(certain_picks_, picks_ - certain_picks_);
-        for (std::size_t h = 0; h < group_; ++h)
-            for (std::size_t i = 0; i < picks_; ++i)
-                s_.logits[h * tokens_ + s_.picks[i]] = logits[h * tokens_ + i];
+        for (std::size_t i = 0; i < picks_; ++i) {
+            const std::size_t j = s_.picks[i];  // at least i
+            s_.rows[i] = s_.rows[j];
+            s_.value_minimum[i] = s_.value_minimum[j];
+            s_.value_step[i] = s_.value_step[j];
+            if (i >= certain_picks_) s_.chance[i - certain_picks_] = s_.chance[j - certain_];
+        }
     }
 
-    /// y from all that was read, each token at its best.
-    void write_output() noexcept {
-        this->weigh();
-        for (std::size_t h = 0; h < group_; ++h) scale_weights(h);
-        std::fill_n(s_.certain_sums, group_ * columns_, 0.0f);
-        this->weigh_exact(s_.exact_logits + exact_, s_.exact + exact_, certain_picks_,
-                          s_.certain_sums);
-        this->weigh_exact(s_.exact_logits + exact_ + certain_picks_,
-                          s_.exact + exact_ + certain_picks_, picks_ - certain_picks_,
-                          s_.certain_sums);
-        const std::size_t kept = drop_picked();
-        this->values_of(0, kept, group_, s_.certain_sums);
-        this->values_of(kept, certain_ + drawn_ - picks_ - kept, group_, s_.certain_sums);
-        for (std::size_t h = 0; h < group_; ++h) write_head(h);
+    /// In all sums the exact weights and values of the picked tokens take the place of those
+    /// at 4 bits.
+    void exchange_picks() noexcept {
+        for (std::size_t h = 0; h < group_; ++h) exchange_weights(h);
+        const std::size_t drawn_picks = picks_ - certain_picks_;
+        this->values_of(0, certain_picks_, group_, s_.certain_sums);
+        this->values_of(certain_picks_, drawn_picks, group_, s_.drawn_sums);
+        const float* weights = s_.exact_logits + exact_;
+        const std::uint32_t* tokens = s_.exact + exact_;
+        this->weigh_exact(weights, tokens, certain_picks_, s_.certain_sums);
+        this->weigh_exact(weights + certain_picks_, tokens + certain_picks_, drawn_picks,
+                          s_.drawn_sums);
     }
-    void scale_weights(std::size_t h) noexcept {
-        const steps::head_mix& mix = s_.mix[h];
-        float* weights = s_.weights + h * tokens_;
-        for (std::size_t j = 0; j < certain_ + drawn_; ++j)
-            weights[j] *= j < certain_ ? mix.certain_factor() : mix.drawn_factor();
-        for (std::size_t i = 0; i < picks_; ++i)
-            s_.exact_logits[h * tokens_ + exact_ + i] = weights[s_.picks[i]];
+    /// The negative weights of the picked tokens at 4 bits come first in s_.weights then.
+    void exchange_weights(std::size_t h) noexcept {
+        steps::head_mix& mix = s_.mix[h];
+        float* coarse = s_.weights + h * tokens_;
+        float* exact = s_.exact_logits + h * tokens_ + exact_;
+        const float* left = s_.gain;
+        mix.certain = kernels::sum_of_products<Arch>(coarse, left, certain_) +
+                      steps::relative_weights<Arch>(exact, certain_picks_, s_.shift[h], exact);
+        mix.drawn = kernels::sum_of_products<Arch>(coarse + certain_, left + certain_, drawn_);
+        float* drawn = exact + certain_picks_;
+        const std::size_t drawn_picks = picks_ - certain_picks_;
+        steps::relative_weights<Arch>(drawn, drawn_picks, s_.shift[h], drawn);
+        mix.drawn += kernels::scale_drawn<Arch>(drawn, s_.chance, drawn_picks, mix.fix).weights;
+        for (std::size_t i = 0; i < picks_; ++i) coarse[i] = -coarse[s_.picks[i]];
     }
-    /// Leaves the tokens that stay at 4 bits; returns how many of them are of A.
-    std::size_t drop_picked() noexcept {
-        std::size_t count = 0, kept = 0;
-        for (std::size_t j = 0; j < certain_ + drawn_; ++j) {
-            if (j == certain_) kept = count;
-            if (s_.picked[j]) continue;
-            for (std::size_t h = 0; h < group_; ++h)
-                s_.weights[h * tokens_ + count] = s_.weights[h * tokens_ + j];
-            s_.rows[count] = s_.rows[j];
-            s_.value_minimum[count] = s_.value_minimum[j];
-            s_.value_step[count++] = s_.value_step[j];
-        }
-        return drawn_ == 0 ? count : kept;
-    }
+
     void write_head(std::size_t h) noexcept {
         const steps::head_mix& mix = s_.mix[h];
         float* out = call_.out_row(g_, h);
         for (std::size_t c = 0; c < view_.value_dim(); ++c)
-            out[c] = s_.exact_sums[h * columns_ + c] * mix.certain_factor() +
-                     s_.certain_sums[h * columns_ + c] + mix.mean_factor() * s_.tail_mean[c];
+            out[c] = (s_.exact_sums[h * columns_ + c] + s_.certain_sums[h * columns_ + c]) *
+                         mix.certain_factor() +
+                     s_.drawn_sums[h * columns_ + c] * mix.drawn_factor() +
+                     mix.mean_factor() * s_.tail_mean[c];
         if (call_.report == nullptr) return;
         head_report& report = call_.report->heads[g_ * group_ + h];
         report = {};

@@ -45,8 +45,9 @@ class tiered_outputs : public tiered_reads<Arch, T> {
         // What was not scanned comes last in A.
         std::size_t scanned_of_a = certain_;
         while (scanned_of_a != 0 && s_.tokens[scanned_of_a - 1] >= scanned_) --scanned_of_a;
-        float* greatest = s_.gain;  // not needed yet
-        for (std::size_t j = 0; j < scanned_of_a; ++j) greatest[j] = s_.greatest[s_.tokens[j]];
+        float* inverse = s_.gain;  // not needed yet
+        for (std::size_t j = 0; j < scanned_of_a; ++j) inverse[j] = s_.greatest[s_.tokens[j]];
+        kernels::invert_weights<Arch>(inverse, scanned_of_a, inverse);
         for (std::size_t h = 0; h < group_; ++h) {
             steps::head_mix& mix = s_.mix[h];
             const float* logits = s_.logits + h * tokens_;
@@ -57,7 +58,7 @@ class tiered_outputs : public tiered_reads<Arch, T> {
             for (std::size_t j = 0; j < scanned_of_a; ++j)
                 s_.scanned_weights[j] = scanned[s_.tokens[j]];
             mix.seen = {};
-            kernels::sum_weights<Arch>(s_.scanned_weights, greatest, scanned_of_a, mix.seen);
+            kernels::sum_weights<Arch>(s_.scanned_weights, inverse, scanned_of_a, mix.seen);
             mix.tail = static_cast<float>(std::max(0.0, s_.scanned[h].p - mix.seen.p));
             for (std::size_t j = 0; j < drawn_; ++j)
                 s_.scanned_weights[j] = scanned[s_.tokens[certain_ + j]];

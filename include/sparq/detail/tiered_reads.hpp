@@ -34,7 +34,10 @@ class tiered_reads {
           tokens_(view.seq_len()),
           scanned_(scanned_tokens),
           columns_(columns),
-          queries_{scratch.queries, call.group, simd::padded<Arch>(view.head_dim())} {}
+          queries_{scratch.queries, call.group, simd::padded<Arch>(view.head_dim())},
+          coefficients_(queries_, view.head_dim(),
+                        steps::strip_coefficients::slots_for(view.seq_len()),
+                        scratch.coefficients) {}
 
     /// Bytes read of this head so far, the scan left out.
     [[nodiscard]] std::size_t selected_bytes() const noexcept {
@@ -179,19 +182,33 @@ class tiered_reads {
     void sum_scanned() noexcept {
         std::fill_n(s_.scanned, group_, kernels::weight_sums{});
         s_.histogram->clear();
+        const std::size_t step = histogram_step();
+        float inverse[score_block_tokens];
         for (std::size_t b = 0; b < blocks(); ++b) {
             const std::size_t begin = b * score_block_tokens;
-            const std::size_t end = std::min(begin + score_block_tokens, scanned_);
+            const std::size_t n = std::min(score_block_tokens, scanned_ - begin);
+            float* greatest = s_.greatest + begin;
             kernels::scale_weights<Arch>(s_.scores + begin, tokens_, group_, s_.factors + b,
-                                         blocks(), end - begin, s_.greatest + begin);
+                                         blocks(), n, greatest);
+            kernels::invert_weights<Arch>(greatest, n, inverse);
             for (std::size_t h = 0; h < group_; ++h)
-                kernels::sum_weights<Arch>(s_.scores + h * tokens_ + begin, s_.greatest + begin,
-                                           end - begin, s_.scanned[h]);
-            s_.histogram->add(s_.greatest + begin, end - begin);
+                kernels::sum_weights<Arch>(s_.scores + h * tokens_ + begin, inverse, n,
+                                           s_.scanned[h]);
+            s_.histogram->add(greatest, n, b % step, step);
         }
-        s_.histogram->finish();
+        s_.histogram->finish(static_cast<std::uint32_t>(step));
         for (std::size_t t = 0; t < sinks_; ++t) s_.greatest[t] = -1.0f;
         for (std::size_t t = newest_; t < scanned_; ++t) s_.greatest[t] = -1.0f;
+    }
+    /// Of longer histories every so-manieth weight is counted: for an estimate some thousands
+    /// are enough.
+    [[nodiscard]] std::size_t histogram_step() const noexcept {
+        return std::clamp<std::size_t>(scanned_ / steps::counted_weights, 1, 32);
+    }
+    /// Before the first collect.
+    void find_reach() noexcept {
+        const kernels::token_uniforms uniforms(tokens_);
+        kernels::find_reach<Arch>(s_.greatest, 0, scanned_, steps::draw_spread, uniforms, s_.reach);
     }
 
     [[nodiscard]] float expected_rows(std::size_t b) const noexcept {
@@ -228,15 +245,15 @@ class tiered_reads {
     /// A (and the tokens that were not scanned), then B.
     void collect(std::size_t edge) noexcept {
         threshold_ = kernels::weight_histogram::edge(edge);
-        certain_ = kernels::collect_certain<Arch>(s_.greatest, scanned_, threshold_, s_.tokens,
-                                                  steps::code_row_prefetch<T>(view_, g_));
+        std::uint32_t* drawn = s_.picks;  // not needed yet
+        const kernels::collected_tokens found =
+            kernels::collect_reached<Arch>(s_.greatest, s_.reach, scanned_, threshold_, s_.tokens,
+                                           drawn, steps::code_row_prefetch<T>(view_, g_));
+        certain_ = found.certain, drawn_ = found.drawn;
         add_unscanned();
+        std::copy_n(drawn, drawn_, s_.tokens + certain_);
         const float spread = steps::draw_spread * threshold_;
-        drawn_ = kernels::collect_sampled<Arch>(s_.greatest, scanned_, threshold_, spread,
-                                                *s_.uniforms, s_.tokens + certain_,
-                                                steps::code_row_prefetch<T>(view_, g_));
-        for (std::size_t j = 0; j < drawn_; ++j)
-            s_.chance[j] = s_.greatest[s_.tokens[certain_ + j]] / spread;
+        for (std::size_t j = 0; j < drawn_; ++j) s_.chance[j] = s_.greatest[drawn[j]] / spread;
     }
     void add_unscanned() noexcept {
         for (std::size_t t = std::max(scanned_, sinks_); t < newest_; ++t)
@@ -245,9 +262,8 @@ class tiered_reads {
 
     void refine() noexcept {
         refined_ = certain_ + drawn_;  // each batch holds the ones before it
-        steps::strip_coefficients coefficients(queries_, view_.head_dim(), s_.coefficients);
-        steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(0, certain_));
-        steps::refine_logits<Arch, T>(view_, g_, coefficients, group_, listed(certain_, drawn_));
+        steps::refine_logits<Arch, T>(view_, g_, coefficients_, group_, listed(0, certain_));
+        steps::refine_logits<Arch, T>(view_, g_, coefficients_, group_, listed(certain_, drawn_));
     }
     /// Some of s_.tokens.
     [[nodiscard]] steps::refined_tokens listed(std::size_t first,
@@ -264,6 +280,7 @@ class tiered_reads {
     tiered_scratch s_;
     std::size_t g_, group_, tokens_, scanned_, columns_;
     steps::scaled_queries queries_;
+    steps::strip_coefficients coefficients_;
     std::size_t sinks_ = 0, newest_ = 0;  ///< X: tokens [0, sinks) and [newest, S)
     std::size_t exact_ = 0, certain_ = 0, drawn_ = 0, picks_ = 0, strips_ = 0, refined_ = 0;
     float threshold_ = 0.0f, value_variance_ = 0.0f;

@@ -7,6 +7,7 @@
 
 #include "../config.hpp"
 #include "../kernels/code_rows.hpp"
+#include "../kernels/token_draws.hpp"
 #include "../kernels/weight_histogram.hpp"
 #include "../steps/tiers/refine_tokens.hpp"
 #include "../steps/tiers/scan_channels.hpp"
@@ -32,10 +33,9 @@ struct tiered_scratch {
     float* unread;                   ///< [G]
     float *maximum, *sum, *factors;  ///< [G, blocks]
     float* scores;                   ///< [G, S]: scanned weights
-    float* greatest;                 ///< [S]: over the heads; -1 for exact tokens
+    float *greatest, *reach;         ///< [S]: over the heads; -1 for exact tokens
     float* shift;                    ///< [G]: ln of the weights' sum that all are relative to
     kernels::weight_histogram* histogram;
-    kernels::token_uniforms* uniforms;
     kernels::weight_sums* scanned;  ///< [G]
     steps::head_mix* mix;           ///< [G]
     float* coefficients;
@@ -46,8 +46,7 @@ struct tiered_scratch {
     float *chance, *scanned_weights;               ///< [S]: of B
     const std::uint8_t** rows;                     ///< [S]
     float *key_step, *value_minimum, *value_step;  ///< [S]
-    float* gain;           ///< [S]: what reading a token exactly would spare
-    std::uint8_t* picked;  ///< [S]
+    float* gain;  ///< [S]: what reading a token exactly would spare; then 1 for the others
     float *exact_sums, *certain_sums, *drawn_sums;  ///< [G or G + 1, columns]
     double* rest;                                   ///< [value_dim]: sum of V over all but X
     float *mean, *tail_mean;                        ///< [columns]: of V over all; over the tail
@@ -98,12 +97,14 @@ class tiered_layout {
         take(s.sum, group_, blocks);
         take(s.factors, group_, blocks);
         take(s.greatest, 1, tokens_);
+        take(s.reach, 1, tokens_);
         take(s.shift, 1, group_);
         take(s.histogram, 1, 1);
-        take(s.uniforms, 1, 1);
         take(s.scanned, 1, group_);
         take(s.mix, 1, group_);
-        take(s.coefficients, 1, steps::strip_coefficients::floats(group_, head_dim_));
+        take(s.coefficients, 1,
+             steps::strip_coefficients::floats(group_, head_dim_,
+                                               steps::strip_coefficients::slots_for(tokens_)));
     }
     template <class Take>
     void place_sums(tiered_scratch& s, const Take& take) const {
@@ -133,7 +134,6 @@ class tiered_layout {
         take(s.value_minimum, 1, tokens_);
         take(s.value_step, 1, tokens_);
         take(s.gain, 1, tokens_);
-        take(s.picked, 1, tokens_);
     }
 
     std::size_t group_, head_dim_, value_dim_, tokens_, bytes_;

@@ -41,6 +41,11 @@ inline constexpr float unshrunk_share = 0.7f;
 /// Least share of the variance that scanned weights predict that is believed.
 inline constexpr float least_variance_share = 0.5f;
 inline constexpr std::size_t most_batches = 4;
+/// How many scanned weights are counted to find thresholds, at least (all of fewer).
+inline constexpr std::size_t counted_weights = 2048;
+/// Least rows of the first batch, and by how much the risk is taken for less than what scanned
+/// weights promise, so that few heads read too much.
+inline constexpr float first_rows = 32.0f, first_risk = 0.5f;
 /// A batch multiplies the rows read by this at most.
 inline constexpr float batch_growth = 4.0f;
 
@@ -49,6 +54,7 @@ struct head_mix {
     float exact = 0.0f;         ///< weight of X
     float certain = 0.0f;       ///< of A
     float drawn = 0.0f;         ///< of B: the sum of w
+    float fix = 1.0f;           ///< in w
     float tail = 0.0f;          ///< scanned weight of all that are not in X and A
     kernels::weight_sums seen;  ///< of the scanned weights of A
     float variance = 0.0f;      ///< N, of y1
@@ -78,8 +84,8 @@ float relative_weights(const float* logits, std::size_t n, float shift, float* w
     return kernels::scale_and_sum<Arch>(weights, n, factor);
 }
 
-/// Makes w of the drawn tokens' e, in place; sets mix.drawn, and mix.variance for values whose
-/// mean squared distance from the output is 1.
+/// Makes w of the drawn tokens' e, in place; sets mix.drawn, mix.fix, and mix.variance for values
+/// whose mean squared distance from the output is 1.
 ///
 /// @param scanned  [n] scanned weights
 /// @param chance   [n] pi
@@ -87,8 +93,8 @@ template <class Arch>
 void weigh_drawn(float* weights, const float* scanned, const float* chance, std::size_t n,
                  head_mix& mix) noexcept {
     const float represented = kernels::sum_of_ratios<Arch>(scanned, chance, n);
-    const float fix = represented > 0.0f ? mix.tail / represented : 1.0f;
-    const kernels::drawn_sums drawn = kernels::scale_drawn<Arch>(weights, chance, n, fix);
+    mix.fix = represented > 0.0f ? mix.tail / represented : 1.0f;
+    const kernels::drawn_sums drawn = kernels::scale_drawn<Arch>(weights, chance, n, mix.fix);
     mix.drawn = drawn.weights;
     mix.variance = drawn.variance / (mix.z1() * mix.z1());
 }
