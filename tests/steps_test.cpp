@@ -195,6 +195,22 @@ TEST_CASE("select: exactly the k best of any floats, for every n, k and local", 
         }
 }
 
+TEST_CASE("select: what the chosen tokens reach is known where no other is a candidate",
+          "[steps]") {
+    // One large score in each block: just k maxima are above all others.
+    const size_t k = 96, n = (k + 1) * sparq::score_block_tokens;
+    std::vector<float> ranking(n, 0.25f), scratch(sparq::kernels::top_k_scratch_floats(n));
+    for (size_t i = 0; i < k; ++i)
+        ranking[i * sparq::score_block_tokens + 7 * i % 256] = 1.0f + static_cast<float>(i);
+    token_list chosen(n);
+    size_t candidates = 0;
+    const float reached = sparq::kernels::top_k<arch>(ranking.data(), n, k, nullptr, scratch.data(),
+                                                      chosen.data(), [&](size_t) { ++candidates; });
+    CHECK(candidates == k);
+    CHECK(reached > 0.25f);
+    CHECK(reached <= 1.0f);
+}
+
 TEST_CASE("select: NaN ranks last, the oldest of them first", "[steps]") {
     std::vector<float> ranking(100, NAN);
     ranking[50] = 1.0f;

@@ -70,6 +70,8 @@ FAULTS = [
     ("ties_take_too_many", "kernels/top_k.hpp",
      "std::size_t equal_wanted = equal - surplus;", "std::size_t equal_wanted = equal;"),
     ("top_k_takes_padding", "kernels/top_k.hpp", "((1u << rest) - 1u)", "((2u << rest) - 1u)"),
+    ("top_k_forgets_its_bound", "kernels/top_k.hpp",
+     "return std::max(threshold.value, bound);", "return threshold.value;"),
     ("no_rescaling", "steps/attend_selected.hpp",
      "sums[c] = sums[c] * factors.of_first + added[c] * factors.of_second;",
      "sums[c] = sums[c] + added[c] * factors.of_second;"),

@@ -193,7 +193,7 @@ float top_k(const float* scores, std::size_t n, std::size_t k, const float* maxi
         }
         indices[count++] = indices[i];
     }
-    return threshold.value;
+    return std::max(threshold.value, bound);  // of just k candidates only the bound is known
 }
 
 }  // namespace kernels
