@@ -79,7 +79,7 @@ token_codes<T> codes_of(const tiered_view<T>& view, size_t g, size_t s, size_t t
     const size_t at = part.offset + t, length = at < part.closed ? 512 : 64;
     const bool labelled = t < part.labelled;
     token_codes<T> out{view.of_head(g).open_ranges, {}};
-    if (labelled) out.code_ranges = part.ranges + at / length * length / 64 * view.head_dim();
+    if (labelled) out.code_ranges = part.ranges + at / length * view.head_dim();
     // As tier_codes::decode_row, with these ranges.
     const size_t d = view.head_dim(), v = view.value_dim();
     const size_t key_bytes = (d + 31) / 32 * 16, value_bytes = (v + 31) / 32 * 16;

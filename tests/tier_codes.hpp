@@ -81,7 +81,7 @@ const sparq::code_range* ranges_of(const sparq::tiered_view<T>& view, size_t g, 
     if (!p.labelled) return view.of_head(g).open_ranges;
     const auto& part = view.rows().segment(p.segment, g);
     const size_t length = p.tokens;
-    return row_of_ranges(part.ranges, p.offset / length * length / 64, view.head_dim());
+    return row_of_ranges(part.ranges, p.offset / length, view.head_dim());
 }
 
 template <class T>

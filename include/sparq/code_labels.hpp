@@ -89,6 +89,13 @@ struct code_strip {
     const code_range* ranges;  ///< [d_h]
 };
 
+/// In which row the ranges of `tokens` tokens, a strip or a block, from place `begin` on lie among
+/// those of the slab. Strips are close together, in rows that blocks of strips before them
+/// needed while these were not whole; the blocks of strip s are in rows 8 s to 8 s + 7.
+SPARQ_PER_ISA constexpr std::size_t range_row(std::size_t begin, std::size_t tokens) noexcept {
+    return begin / tokens;
+}
+
 /// The code of a token in one channel of a strip.
 /// @param codes  the channel's first byte
 /// @param t      token of the strip

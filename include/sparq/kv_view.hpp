@@ -41,8 +41,7 @@ struct kv_segment<T, Label> {
     std::size_t tokens = 0;
     /// The first `labelled` tokens stand in keys_t too; the others are scanned from `keys`.
     std::size_t labelled = 0;
-    /// [blocks of code_block_tokens of the slab, d_h]; a strip has its ranges in the row
-    /// of its first block.
+    /// [blocks of code_block_tokens of the slab, d_h], see range_row.
     const code_range* ranges = nullptr;
     std::size_t offset = 0;  ///< place of the first token: how many the slab has before it
     std::size_t closed = 0;  ///< places [0, closed) are in whole strips, others in blocks
@@ -57,7 +56,7 @@ SPARQ_PER_ISA code_strip<Label> code_strip_of(const kv_segment<T, Label>& part, 
     const std::size_t tokens = place < part.closed ? code_strip_tokens : code_block_tokens;
     const std::size_t begin = place / tokens * tokens;
     return {begin, tokens, part.keys_t + code_bytes<Label>(begin), part.channel_stride,
-            part.ranges + begin / code_block_tokens * head_dim};
+            part.ranges + range_row(begin, tokens) * head_dim};
 }
 
 /// Calls body(strip, first, n) for every strip or block of which tokens [begin, end) of the

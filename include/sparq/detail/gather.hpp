@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Gathers of pairs of halves, in the manner of simd.hpp.
+// Pairs of halves from memory, in the manner of simd.hpp.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,27 @@
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail::simd {
+
+/// Pairs of halves that lie together, `lanes` of them, one in each of two vectors.
+template <class Arch, class Pair>
+SPARQ_ALWAYS_INLINE void load_pairs(const Pair* pairs, f32<Arch>& first,
+                                    f32<Arch>& second) noexcept {
+    static_assert(sizeof(Pair) == 2 * sizeof(half));
+    if constexpr (!is_plain<Arch>) {
+        using reg = typename f32<Arch>::register_type;
+        if constexpr (requires(reg& r) { native::load_pairs(pairs, r, r); }) {
+            reg one, two;
+            native::load_pairs(pairs, one, two);
+            first = f32<Arch>(one), second = f32<Arch>(two);
+            return;
+        }
+    }
+    half both[2 * lanes<Arch>], one[lanes<Arch>], two[lanes<Arch>];
+    std::memcpy(static_cast<void*>(both), pairs, sizeof(both));
+    for (std::size_t i = 0; i < lanes<Arch>; ++i) one[i] = both[2 * i], two[i] = both[2 * i + 1];
+    first = load<Arch>(static_cast<const half*>(one));
+    second = load<Arch>(static_cast<const half*>(two));
+}
 
 /// Pairs of halves at pairs[index[i]], one in each of two vectors.
 template <class Arch, class Pair>

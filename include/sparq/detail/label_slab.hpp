@@ -48,12 +48,11 @@ class label_slab {
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
         return label_stride<Label>(tokens_);
     }
-    /// The ranges of the block that begins at token t: [d_h].
-    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) const noexcept
+    /// A row of ranges, [d_h]; see range_row.
+    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t row) const noexcept
         requires coded_label<Label>
     {
-        return reinterpret_cast<code_range*>(memory_.get() + g * head_bytes_) +
-               t / code_block_tokens * head_dim_;
+        return reinterpret_cast<code_range*>(memory_.get() + g * head_bytes_) + row * head_dim_;
     }
 
    private:
@@ -85,10 +84,10 @@ struct engine_slab {
     [[nodiscard]] SPARQ_PER_ISA std::size_t channel_stride() const noexcept {
         return slab.channel_stride();
     }
-    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) const noexcept
+    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t row) const noexcept
         requires coded_label<Label>
     {
-        return slab.ranges(g, t);
+        return slab.ranges(g, row);
     }
 };
 

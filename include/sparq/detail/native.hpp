@@ -17,6 +17,7 @@ namespace detail::native {
 
 void narrow(nowhere);
 void gather_halves(nowhere);
+void load_pairs(nowhere);
 void exponential(nowhere);
 void sum_each_of_eight(nowhere);
 
@@ -120,15 +121,20 @@ SPARQ_ALWAYS_INLINE __m256 widen(const std::uint16_t* p, __m256) noexcept {
 }
 #endif
 #if defined(__AVX2__) && defined(__F16C__)
-SPARQ_ALWAYS_INLINE void gather_halves(const void* pairs, const std::uint32_t* index, __m256& first,
-                                       __m256& second) noexcept {
-    const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
-    const __m256i both = _mm256_i32gather_epi32(static_cast<const int*>(pairs), at, 4);
+SPARQ_ALWAYS_INLINE void split_halves(__m256i both, __m256& first, __m256& second) noexcept {
     const __m256i split = _mm256_packus_epi32(_mm256_and_si256(both, _mm256_set1_epi32(0xffff)),
                                               _mm256_srli_epi32(both, 16));
     const __m256i sorted = _mm256_permute4x64_epi64(split, 0xd8);
     first = _mm256_cvtph_ps(_mm256_castsi256_si128(sorted));
     second = _mm256_cvtph_ps(_mm256_extracti128_si256(sorted, 1));
+}
+SPARQ_ALWAYS_INLINE void gather_halves(const void* pairs, const std::uint32_t* index, __m256& first,
+                                       __m256& second) noexcept {
+    const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+    split_halves(_mm256_i32gather_epi32(static_cast<const int*>(pairs), at, 4), first, second);
+}
+SPARQ_ALWAYS_INLINE void load_pairs(const void* pairs, __m256& first, __m256& second) noexcept {
+    split_halves(_mm256_loadu_si256(static_cast<const __m256i*>(pairs)), first, second);
 }
 #endif
 SPARQ_ALWAYS_INLINE __m256 maximum(__m256 a, __m256 b) noexcept { return _mm256_max_ps(a, b); }

@@ -99,14 +99,14 @@ class segment_slab {
         return label_stride<Label>(tokens_);
     }
 
-    /// The ranges of the block that begins at token t: [d_h].
-    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t t) noexcept
+    /// A row of ranges, [d_h]; see range_row.
+    [[nodiscard]] SPARQ_PER_ISA code_range* ranges(std::size_t g, std::size_t row) noexcept
         requires coded_label<Label>
     {
         const std::size_t bytes = tokens_ / code_block_tokens * head_dim_ * sizeof(code_range);
         std::byte* first = head(g) + labels_at() + label_bytes_ -
                            (bytes + page_bytes - 1) / page_bytes * page_bytes;
-        return reinterpret_cast<code_range*>(first) + t / code_block_tokens * head_dim_;
+        return reinterpret_cast<code_range*>(first) + row * head_dim_;
     }
 
     /// The sums of V over all tokens of the sequence before token t of the segment, a

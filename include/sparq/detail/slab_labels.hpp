@@ -37,7 +37,7 @@ SPARQ_PER_ISA std::size_t labelled_tokens(std::size_t g, std::size_t heads_kv,
     return n <= lag ? 0 : (n - lag) / step * step;
 }
 
-/// Codes tokens [t, t + n) of the slab's head g with ranges of their own.
+/// Codes tokens [t, t + n) of the slab's head g, a strip or a block, with ranges of their own.
 ///
 /// @tparam Slab  segment_slab, or engine_slab (label_slab.hpp)
 template <class Arch, class Slab>
@@ -45,7 +45,7 @@ void encode_tokens(Slab& part, std::size_t g, std::size_t t, std::size_t n) noex
     const std::size_t token = part.first_token() + t;
     row_kernels<Arch>::encode(part.key_row(g, t), part.key_stride(), n, part.head_dim(),
                               token < code_sinks ? code_sinks - token : 0, part.channel(g, 0, t),
-                              part.channel_stride(), part.ranges(g, t));
+                              part.channel_stride(), part.ranges(g, range_row(t, n)));
 }
 
 /// Labels tokens of the slab's head g from t on, at most n and those of one strip only.

@@ -9,7 +9,8 @@
 // not spread evenly: the ranking wants proportion). Tokens that are not coded have no say.
 //
 // Traffic: all ranges of a head, 4 * d_h bytes a strip: at 2 bits a sixteenth of what r = 32
-// of 128 channels cost. Numerics: double, strips in order.
+// of 128 channels cost. Numerics: float, relative to the first strip's ranges, strips in order;
+// pieces of a strip count together, however a view is cut.
 #pragma once
 
 #include <algorithm>
@@ -18,47 +19,99 @@
 #include <cstdint>
 
 #include "../config.hpp"
+#include "../detail/gather.hpp"
+#include "../detail/simd.hpp"
 #include "../kv_view.hpp"
 #include "query_components.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace steps {
 
-/// The spreads of `count` channels of head g from `first` on, at most 64; 1 where nothing is
-/// coded, 0 where a channel is constant or not finite.
+/// Sums over the strips of a head for some of its channels.
+template <class Arch, coded_label Label>
+class spread_sums {
+    using vec = detail::simd::f32<Arch>;
+
+   public:
+    static constexpr std::size_t most = 64;  ///< channels
+
+    spread_sums(std::size_t first, std::size_t count) noexcept : first_(first), count_(count) {}
+
+    void add(const code_range* ranges, std::size_t tokens) noexcept {
+        if (ranges != ranges_) flush();
+        ranges_ = ranges;
+        pending_ += tokens;
+    }
+    /// 1 where nothing was added, 0 where a channel is constant or not finite.
+    void finish(float* spreads) noexcept {
+        flush();
+        for (std::size_t i = 0; i < count_; ++i) {
+            const float mean = tokens_ == 0 ? 0.0f : sums_[i] / static_cast<float>(tokens_);
+            const float variance =
+                tokens_ == 0 ? 1.0f : squares_[i] / static_cast<float>(tokens_) - mean * mean;
+            spreads[i] = variance > 0.0f ? std::sqrt(variance) : 0.0f;
+        }
+    }
+
+   private:
+    void flush() noexcept {
+        namespace simd = detail::simd;
+        if (pending_ == 0) return;
+        constexpr float codes = 1u << Label::bits;
+        constexpr float square = Label::bits == 2 ? 1.0f : codes * codes / 12.0f;
+        const vec n = simd::splat<Arch>(static_cast<float>(pending_));
+        for (std::size_t i = 0; i < count_; i += simd::lanes<Arch>) {
+            vec low, width;
+            load(i, low, width);
+            if (tokens_ == 0) simd::store<Arch>(origin_ + i, low);
+            const vec mean = simd::multiply_add<Arch>(width, simd::splat<Arch>(codes / 2.0f),
+                                                      low - simd::load<Arch>(origin_ + i));
+            const vec spread =
+                simd::multiply_add<Arch>(mean, mean, width * width * simd::splat<Arch>(square));
+            simd::store<Arch>(sums_ + i,
+                              simd::multiply_add<Arch>(n, mean, simd::load<Arch>(sums_ + i)));
+            simd::store<Arch>(squares_ + i,
+                              simd::multiply_add<Arch>(n, spread, simd::load<Arch>(squares_ + i)));
+        }
+        tokens_ += pending_;
+        pending_ = 0;
+    }
+
+    /// Channels from the i-th on, zeros behind the last.
+    void load(std::size_t i, vec& low, vec& width) const noexcept {
+        namespace simd = detail::simd;
+        const std::size_t n = count_ - i;
+        if (n >= simd::lanes<Arch>) return simd::load_pairs<Arch>(ranges_ + first_ + i, low, width);
+        code_range some[simd::lanes<Arch>] = {};
+        std::copy_n(ranges_ + first_ + i, n, some);
+        simd::load_pairs<Arch>(static_cast<const code_range*>(some), low, width);
+    }
+
+    std::size_t first_, count_, tokens_ = 0, pending_ = 0;
+    const code_range* ranges_ = nullptr;
+    float sums_[most] = {}, squares_[most] = {}, origin_[most] = {};
+};
+
+/// The spreads of `count` channels of head g from `first` on, at most spread_sums::most; 1
+/// where nothing is coded.
 template <class Arch, class T, coded_label Label>
 void channel_spreads(const kv_view<T, Label>& view, std::size_t g, std::size_t first,
                      std::size_t count, float* spreads) noexcept {
-    constexpr double codes = 1u << Label::bits;
-    double tokens = 0, sums[64] = {}, squares[64] = {}, origin[64] = {};
-    const auto add = [&](const code_strip<Label>& strip, std::size_t, std::size_t n) {
-        for (std::size_t i = 0; i < count; ++i) {
-            const code_range range = strip.ranges[first + i];
-            const auto width = static_cast<double>(static_cast<float>(range.width));
-            const auto low = static_cast<double>(static_cast<float>(range.minimum));
-            if (tokens == 0) origin[i] = low;
-            const double mean = low - origin[i] + width * codes / 2;
-            const double variance = width * width * (Label::bits == 2 ? 1.0 : codes * codes / 12);
-            sums[i] += static_cast<double>(n) * mean;
-            squares[i] += static_cast<double>(n) * (variance + mean * mean);
-        }
-        tokens += static_cast<double>(n);
-    };
+    spread_sums<Arch, Label> sums(first, count);
     for (std::size_t s = 0; s < view.segments_per_head(); ++s)
-        for_code_strips(view.segment(s, g), 0, view.segment(s, g).labelled, view.head_dim(), add);
-    for (std::size_t i = 0; i < count; ++i) {
-        const double mean = tokens == 0 ? 0 : sums[i] / tokens;
-        const double variance = tokens == 0 ? 1 : squares[i] / tokens - mean * mean;
-        spreads[i] = variance > 0 ? static_cast<float>(std::sqrt(variance)) : 0.0f;
-    }
+        for_code_strips(
+            view.segment(s, g), 0, view.segment(s, g).labelled, view.head_dim(),
+            [&](const auto& strip, std::size_t, std::size_t n) { sums.add(strip.ranges, n); });
+    sums.finish(spreads);
 }
 
 /// choose_components by |q| times spread. Channels that are not finite count as 0.
 template <class Arch, class T, coded_label Label>
 void choose_by_spread(const kv_view<T, Label>& view, std::size_t g, const query_group& q,
                       std::size_t r, float* scratch, std::uint32_t* indices) noexcept {
-    for (std::size_t c = 0; c < q.head_dim; c += 64)
-        channel_spreads<Arch>(view, g, c, std::min<std::size_t>(64, q.head_dim - c), scratch + c);
+    constexpr std::size_t most = spread_sums<Arch, Label>::most;
+    for (std::size_t c = 0; c < q.head_dim; c += most)
+        channel_spreads<Arch>(view, g, c, std::min(most, q.head_dim - c), scratch + c);
     choose_components<Arch>(q, r, scratch, indices, scratch);
 }
 
