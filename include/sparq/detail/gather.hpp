@@ -32,6 +32,16 @@ SPARQ_ALWAYS_INLINE void load_pairs(const Pair* pairs, f32<Arch>& first,
     second = load<Arch>(static_cast<const half*>(two));
 }
 
+/// The first n <= lanes of them, zeros behind.
+template <class Arch, class Pair>
+SPARQ_ALWAYS_INLINE void load_pairs(const Pair* pairs, std::size_t n, f32<Arch>& first,
+                                    f32<Arch>& second) noexcept {
+    if (n == lanes<Arch>) return load_pairs<Arch>(pairs, first, second);
+    Pair some[lanes<Arch>] = {};
+    for (std::size_t i = 0; i < n; ++i) some[i] = pairs[i];
+    load_pairs<Arch>(static_cast<const Pair*>(some), first, second);
+}
+
 /// Pairs of halves at pairs[index[i]], one in each of two vectors.
 template <class Arch, class Pair>
 SPARQ_ALWAYS_INLINE void gather_halves(const Pair* pairs, const std::uint32_t* index,

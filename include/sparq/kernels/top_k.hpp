@@ -12,6 +12,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -65,19 +66,35 @@ std::size_t count_at_least(const float* x, std::size_t n, float threshold) noexc
     return count;
 }
 
+/// Scores that a vector of maxima covers: so many for each of its lanes.
+inline constexpr std::size_t scores_per_maximum = score_block_tokens / maxima_per_block;
+
 /// Collects the scores of x that reach the bound, with their indices; returns how many.
+/// @param maxima  [groups] of the first groups * scores_per_maximum scores: where none
+///                reaches the bound, scores are passed over
 template <class Arch, class Candidate>
-std::size_t collect_at_least(const float* x, std::size_t n, float bound, float* scores,
-                             std::uint32_t* indices, Candidate&& candidate) noexcept {
+std::size_t collect_at_least(const float* x, std::size_t n, float bound, const float* maxima,
+                             std::size_t groups, float* scores, std::uint32_t* indices,
+                             Candidate&& candidate) noexcept {
     std::size_t count = 0;
-    for_masks_at_least<Arch>(x, n, bound, [&](std::size_t i, unsigned mask) {
-        for (; mask != 0; mask &= mask - 1) {
-            const std::size_t at = i + static_cast<std::size_t>(std::countr_zero(mask));
-            scores[count] = x[at];
-            indices[count++] = static_cast<std::uint32_t>(at);
-            candidate(at);
-        }
-    });
+    const auto collect = [&](std::size_t begin, std::size_t length) {
+        for_masks_at_least<Arch>(x + begin, length, bound, [&](std::size_t i, unsigned mask) {
+            for (; mask != 0; mask &= mask - 1) {
+                const std::size_t at = begin + i + static_cast<std::size_t>(std::countr_zero(mask));
+                scores[count] = x[at];
+                indices[count++] = static_cast<std::uint32_t>(at);
+                candidate(at);
+            }
+        });
+    };
+    constexpr std::size_t lanes = simd::lanes<Arch>;
+    constexpr unsigned all = (1u << lanes) - 1u;
+    // Not "maximum >= bound": a maximum may be NaN where a number of its group is greater.
+    const auto below = simd::splat<Arch>(std::nextafter(bound, -std::numeric_limits<float>::max()));
+    for (std::size_t g = 0; g < groups; g += lanes)
+        if (simd::mask_at_least<Arch>(below, simd::load<Arch>(maxima + g)) != all)
+            collect(g * scores_per_maximum, lanes * scores_per_maximum);
+    collect(groups * scores_per_maximum, n - groups * scores_per_maximum);
     return count;
 }
 
@@ -112,8 +129,7 @@ top_k_threshold find_threshold(const float* scores, std::size_t n, std::size_t k
 template <class Arch>
 void block_maxima(const float* x, float* maxima) noexcept {
     namespace simd = sparq::detail::simd;
-    constexpr std::size_t lanes = simd::lanes<Arch>,
-                          vectors = score_block_tokens / maxima_per_block;
+    constexpr std::size_t lanes = simd::lanes<Arch>, vectors = detail::scores_per_maximum;
     for (std::size_t m = 0; m < maxima_per_block; m += lanes, x += vectors * lanes) {
         auto greatest = simd::load<Arch>(x);
         for (std::size_t v = 1; v < vectors; ++v)
@@ -164,11 +180,13 @@ float top_k(const float* scores, std::size_t n, std::size_t k, const float* maxi
     const bool early = top_k_is_early(n, k);
     if (early) {
         if (maxima == nullptr) group_maxima<Arch>(scores, n, scratch);
-        bound = find_threshold<Arch>(maxima == nullptr ? scratch : maxima, groups, k).value;
+        if (maxima == nullptr) maxima = scratch;
+        bound = find_threshold<Arch>(maxima, groups, k).value;
     }
     const std::size_t found =
-        early ? detail::collect_at_least<Arch>(scores, n, bound, candidates, indices, candidate)
-              : detail::collect_at_least<Arch>(scores, n, bound, candidates, indices,
+        early ? detail::collect_at_least<Arch>(scores, n, bound, maxima, groups, candidates,
+                                               indices, candidate)
+              : detail::collect_at_least<Arch>(scores, n, bound, nullptr, 0, candidates, indices,
                                                ignore_candidate{});
     if (found < k) {  // NaN among the scores: they fill up, the oldest first
         std::size_t count = 0, missing = k - found;

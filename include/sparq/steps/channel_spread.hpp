@@ -62,7 +62,8 @@ class spread_sums {
         const vec n = simd::splat<Arch>(static_cast<float>(pending_));
         for (std::size_t i = 0; i < count_; i += simd::lanes<Arch>) {
             vec low, width;
-            load(i, low, width);
+            simd::load_pairs<Arch>(ranges_ + first_ + i, std::min(simd::lanes<Arch>, count_ - i),
+                                   low, width);
             if (tokens_ == 0) simd::store<Arch>(origin_ + i, low);
             const vec mean = simd::multiply_add<Arch>(width, simd::splat<Arch>(codes / 2.0f),
                                                       low - simd::load<Arch>(origin_ + i));
@@ -75,16 +76,6 @@ class spread_sums {
         }
         tokens_ += pending_;
         pending_ = 0;
-    }
-
-    /// Channels from the i-th on, zeros behind the last.
-    void load(std::size_t i, vec& low, vec& width) const noexcept {
-        namespace simd = detail::simd;
-        const std::size_t n = count_ - i;
-        if (n >= simd::lanes<Arch>) return simd::load_pairs<Arch>(ranges_ + first_ + i, low, width);
-        code_range some[simd::lanes<Arch>] = {};
-        std::copy_n(ranges_ + first_ + i, n, some);
-        simd::load_pairs<Arch>(static_cast<const code_range*>(some), low, width);
     }
 
     std::size_t first_, count_, tokens_ = 0, pending_ = 0;

@@ -3,13 +3,14 @@
 // that a call reads (refine_tokens.hpp).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "../../code_labels.hpp"
 #include "../../config.hpp"
+#include "../../detail/gather.hpp"
 #include "../../kernels/code_rows.hpp"
-#include "../../kernels/convert.hpp"
 #include "../../kernels/softmax.hpp"
 #include "../attend_selected.hpp"
 
@@ -26,10 +27,9 @@ class strip_coefficients {
         : q_(q),
           head_dim_(head_dim),
           slots_(slots),
-          ranges_(memory),
-          mean_(ranges_ + 2 * head_dim),
-          spread_(mean_ + head_dim),
-          product_(spread_ + head_dim),
+          mean_(memory),
+          spread_(mean_ + padded(head_dim)),
+          product_(spread_ + padded(head_dim)),
           kept_(memory + scratch_floats(head_dim)) {
         for (std::size_t i = 0; i < slots; ++i) slot(i)->ranges = nullptr;
     }
@@ -49,11 +49,14 @@ class strip_coefficients {
         current_ = slot(token / code_strip_tokens % slots_);
         if (current_->ranges == ranges) return;
         current_->ranges = ranges;
-        static_assert(sizeof(code_range) == 2 * sizeof(half));
-        kernels::convert_row<Arch>(reinterpret_cast<const half*>(ranges), 2 * head_dim_, ranges_);
-        for (std::size_t c = 0; c < head_dim_; ++c) {
-            spread_[c] = ranges_[2 * c + 1];
-            mean_[c] = ranges_[2 * c] + 2.0f * spread_[c];
+        namespace simd = detail::simd;
+        for (std::size_t c = 0; c < head_dim_; c += simd::lanes<Arch>) {
+            const std::size_t n = std::min(simd::lanes<Arch>, head_dim_ - c);
+            simd::f32<Arch> low, width;
+            simd::load_pairs<Arch>(ranges + c, n, low, width);
+            simd::store<Arch>(spread_ + c, width);
+            simd::store<Arch>(mean_ + c,
+                              simd::multiply_add<Arch>(simd::splat<Arch>(2.0f), width, low));
         }
         for (std::size_t h = 0; h < q_.heads; ++h) weigh<Arch>(h);
     }
@@ -83,8 +86,12 @@ class strip_coefficients {
     struct alignas(kernels::code_row_weights) kept_strip {
         const code_range* ranges;  ///< whose it is; null: nobody's
     };
+    /// Whole vectors of any instruction set.
+    SPARQ_PER_ISA static constexpr std::size_t padded(std::size_t head_dim) noexcept {
+        return (head_dim + 15) / 16 * 16;
+    }
     SPARQ_PER_ISA static constexpr std::size_t scratch_floats(std::size_t head_dim) noexcept {
-        return (5 * head_dim + 3) / 4 * 4;
+        return 3 * padded(head_dim);
     }
     SPARQ_PER_ISA static constexpr std::size_t slot_floats(std::size_t heads,
                                                            std::size_t head_dim) noexcept {
@@ -117,7 +124,7 @@ class strip_coefficients {
 
     scaled_queries q_;
     std::size_t head_dim_, slots_;
-    float *ranges_, *mean_, *spread_, *product_;  ///< [d_h], ranges_ twice that
+    float *mean_, *spread_, *product_;  ///< [padded d_h]
     float* kept_;
     kept_strip* current_ = nullptr;
 };
