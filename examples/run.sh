@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # sh examples/run.sh: installs what is missing, builds, runs the demo and draws its picture.
 # Arguments go to the demo: sh examples/run.sh --help
+# SPARQ_CMAKE_ARGUMENTS: words, more arguments for cmake.
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
@@ -14,7 +15,7 @@ sparq_require_packages g++ cmake ninja-build libxsimd-dev libeigen3-dev nlohmann
 if [ ! -f "$build/build.ninja" ]; then
     cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
         -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON \
-        -DSPARQ_KERNELS_OPTIMIZATION=-O2 >/dev/null
+        -DSPARQ_KERNELS_OPTIMIZATION=-O2 ${SPARQ_CMAKE_ARGUMENTS:-} >/dev/null
 fi
 cmake --build "$build" >"$build/build.log" 2>&1 || {
     cat "$build/build.log" >&2
