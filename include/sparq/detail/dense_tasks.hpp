@@ -12,20 +12,40 @@
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
-/// Tokens of a chunk where the heads of a token lie side by side in one row, as in engines'
-/// caches: K and V of a chunk then fit into L2, and its heads take turns, so that memory
-/// brings whole rows once instead of a piece of each row a head. Zen 3, half, 3 heads of 64,
-/// G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64, 32 tokens 29.2, 30.3, 30.2, 31.6,
-/// 37.2 ms; all tokens of a head after the other 30.9 (and 73 against 41 to 50 while other
-/// programs use the L3).
+/// Whether the heads of a token lie side by side in one row, as in engines' caches. The heads
+/// then take turns at chunks that fit into L2, so that memory brings whole rows once instead of
+/// a piece of each row a head.
 template <class T, class Label>
-SPARQ_PER_ISA std::size_t dense_chunk_tokens(const kv_view<T, Label>& view) noexcept {
+SPARQ_PER_ISA bool heads_share_rows(const kv_view<T, Label>& view) noexcept {
+    return view.heads_kv() > 1 && view.segment(0, 0).key_stride != view.head_dim();
+}
+
+/// Whether a chunk's rows are asked for during the chunk before it, in the order in which they
+/// lie in memory, instead of a block ahead: pieces of two lines out of longer rows come too
+/// slowly otherwise. Time of the one by that of the other, Zen 3, half, 8000 tokens: 3 heads of
+/// 64, G = 3 0.80; 8 of 64, G = 3 0.68; 16 of 64, G = 2 0.84. It does not pay for pieces of four
+/// lines (8 of 128, G = 1, 2, 3: 1.00, 1.14, 1.08), which come fast enough, nor where computing
+/// takes longer than reading (2 of 64, G = 7 1.16).
+template <class T, class Label>
+SPARQ_PER_ISA bool asks_by_token(const kv_view<T, Label>& view, std::size_t group) noexcept {
+    constexpr std::size_t short_row = 2 * cache_line_bytes / sizeof(T), few_heads = 3;
+    return heads_share_rows(view) && group <= few_heads && view.head_dim() <= short_row &&
+           view.value_dim() <= short_row;
+}
+
+/// Tokens of a chunk. Two chunks fit into L2 where one is attended and the next on its way.
+/// (Without: Zen 3, half, 3 heads of 64, G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64,
+/// 32 tokens 29.2, 30.3, 30.2, 31.6, 37.2 ms; all tokens of a head after the other 30.9, and 73
+/// against 41 to 50 while other programs use the L3.)
+template <class T, class Label>
+SPARQ_PER_ISA std::size_t dense_chunk_tokens(const kv_view<T, Label>& view,
+                                             std::size_t group) noexcept {
     constexpr std::size_t chunk_bytes = std::size_t{1} << 18, least = 128, most = 1024;
-    if (view.heads_kv() == 1 || view.segment(0, 0).key_stride == view.head_dim())
-        return chunk_tokens;
+    if (!heads_share_rows(view)) return chunk_tokens;
+    const std::size_t bytes = asks_by_token(view, group) ? chunk_bytes / 2 : chunk_bytes;
     const std::size_t token_bytes =
         view.heads_kv() * (view.head_dim() + view.value_dim()) * sizeof(T);
-    return std::clamp(std::bit_floor(chunk_bytes / token_bytes), least, most);
+    return std::clamp(std::bit_floor(bytes / token_bytes), least, most);
 }
 
 template <class Arch, class T, class Label>
@@ -33,7 +53,8 @@ class dense_tasks {
    public:
     explicit dense_tasks(const attention_request<T, Label>& request)
         : request_(request),
-          chunk_(dense_chunk_tokens(request.view)),
+          by_token_(asks_by_token(request.view, request.group)),
+          chunk_(dense_chunk_tokens(request.view, request.group)),
           chunks_((request.view.seq_len() + chunk_ - 1) / chunk_),
           partial_floats_(steps::partial_floats<Arch>(request.group, request.view.value_dim())) {
         scratch_layout layout;
@@ -58,14 +79,20 @@ class dense_tasks {
     }
 
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
-        const std::size_t begin = c * chunk_;
-        const std::size_t end = std::min(begin + chunk_, request_.view.seq_len());
+        const kv_view<T, Label>& view = request_.view;
+        const std::size_t begin = c * chunk_, end = std::min(begin + chunk_, view.seq_len());
         const steps::partial_attention result = partial(scratch, c);
         result.clear();
-        steps::attend_rows<Arch, T>(
-            {queries(scratch), request_.group, simd::padded<Arch>(request_.view.head_dim())},
-            steps::streamed_rows<T, Label>(request_.view, g, begin, end), request_.view.head_dim(),
-            request_.view.value_dim(), result);
+        const steps::scaled_queries q{queries(scratch), request_.group,
+                                      simd::padded<Arch>(view.head_dim())};
+        const steps::streamed_rows<T, Label> rows(view, g, begin, end);
+        if (!by_token_)
+            return steps::attend_rows<Arch, T>(q, rows, view.head_dim(), view.value_dim(), result);
+        const std::size_t next = std::min(end + chunk_, view.seq_len()) - end;
+        const auto share = [&](std::size_t h) { return end + next * h / view.heads_kv(); };
+        steps::attend_rows_ahead<Arch, T>(
+            q, rows, steps::rows_by_token<T, Label>(view, share(g), share(g + 1)), view.head_dim(),
+            view.value_dim(), result);
     }
 
     void finish(std::size_t g, std::byte* scratch) const noexcept {
@@ -93,6 +120,7 @@ class dense_tasks {
     }
 
     attention_request<T, Label> request_;
+    bool by_token_;
     std::size_t chunk_, chunks_, partial_floats_;
     std::size_t queries_ = 0, partials_ = 0, scratch_bytes_ = 0;
 };

@@ -61,35 +61,41 @@ struct partial_attention {
     }
 };
 
-/// Adds a block of rows to a partial result. While it reads K it asks for its rows of
-/// V, and while it reads V for the next block's rows of K: memory is always one block
-/// ahead, and no row is wanted before it had the time to come.
+/// Adds a block of rows to a partial result. While it reads K it asks for `values`, and while
+/// it reads V for `keys`: those of this block and of the next, so that memory is always one
+/// block ahead and no row is wanted before it had the time to come, or rows of a chunk to come.
 template <class Arch, class T>
-void attend_block(const scaled_queries& q, const row_block<T>& rows, const row_block<T>& next,
+void attend_block(const scaled_queries& q, const row_block<T>& rows,
+                  const kernels::upcoming_rows<T>& keys, const kernels::upcoming_rows<T>& values,
                   std::size_t head_dim, std::size_t value_dim,
                   const partial_attention& result) noexcept {
     alignas(cache_line_bytes) float weights[attend_block_heads][attend_block_tokens];
     float rescale[attend_block_heads];
     for (std::size_t first = 0; first < q.heads; first += attend_block_heads) {
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
-        const auto upcoming = [first](const T* const* wanted, std::size_t count,
-                                      std::size_t width) {
-            return kernels::upcoming_rows<T>{wanted, first == 0 ? count : 0, width};
+        const auto once = [first](const kernels::upcoming_rows<T>& wanted) {
+            return first == 0 ? wanted : kernels::upcoming_rows<T>{};
         };
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
-                                head_dim, weights[0], attend_block_tokens,
-                                upcoming(rows.values, rows.count, value_dim));
+                                head_dim, weights[0], attend_block_tokens, once(values));
         if (first == 0 && q.heads > 2)  // in L2 by now, as computing takes longer than reading
             for (std::size_t j = 0; j < rows.count; ++j)
                 detail::simd::prefetch_from_l2(rows.values[j]);
         const bool raised = kernels::take_softmax_block<Arch>(
             weights[0], heads, attend_block_tokens, rows.count, result.state + first,
             result.lane_sums + first * result.lanes, rescale);
-        kernels::accumulate_rows<Arch>(weights[0], heads, attend_block_tokens,
-                                       raised ? rescale : nullptr, rows.values, rows.count,
-                                       value_dim, result.sums + first * result.stride,
-                                       result.stride, upcoming(next.keys, next.count, head_dim));
+        kernels::accumulate_rows<Arch>(
+            weights[0], heads, attend_block_tokens, raised ? rescale : nullptr, rows.values,
+            rows.count, value_dim, result.sums + first * result.stride, result.stride, once(keys));
     }
+}
+
+/// Sums of the weights, from those by lane: after the last block.
+template <class Arch>
+void sum_weights(const partial_attention& result) noexcept {
+    for (std::size_t h = 0; h < result.heads; ++h)
+        result.state[h].sum = detail::simd::sum_lanes<Arch>(
+            detail::simd::load<Arch>(result.lane_sums + h * result.lanes));
 }
 
 /// Adds all rows of a source to a partial result.
@@ -102,12 +108,26 @@ void attend_rows(const scaled_queries& q, Source source, std::size_t head_dim,
     kernels::upcoming_rows<T>{blocks[0].keys, blocks[0].count, head_dim}.prefetch(
         0, attend_block_tokens);
     for (std::size_t current = 0; blocks[current].count != 0; current = 1 - current) {
+        const row_block<T>&rows = blocks[current], &next = blocks[1 - current];
         source.fill(blocks[1 - current]);
-        attend_block<Arch>(q, blocks[current], blocks[1 - current], head_dim, value_dim, result);
+        attend_block<Arch, T>(q, rows, {next.keys, next.count, head_dim},
+                              {rows.values, rows.count, value_dim}, head_dim, value_dim, result);
     }
-    for (std::size_t h = 0; h < result.heads; ++h)
-        result.state[h].sum = detail::simd::sum_lanes<Arch>(
-            detail::simd::load<Arch>(result.lane_sums + h * result.lanes));
+    sum_weights<Arch>(result);
+}
+
+/// The same for rows that are in L2 already; asks for those of `ahead`, a block for each block.
+template <class Arch, class T, class Source, class Ahead>
+void attend_rows_ahead(const scaled_queries& q, Source source, Ahead ahead, std::size_t head_dim,
+                       std::size_t value_dim, const partial_attention& result) noexcept {
+    row_block<T> rows, wanted;
+    for (source.fill(rows); rows.count != 0; source.fill(rows)) {
+        ahead.fill(wanted);
+        attend_block<Arch, T>(q, rows, {wanted.keys, wanted.count, head_dim},
+                              {wanted.values, wanted.count, value_dim}, head_dim, value_dim,
+                              result);
+    }
+    sum_weights<Arch>(result);
 }
 
 /// Adds `other` to `result`.

@@ -152,5 +152,57 @@ class streamed_rows {
     std::array<stream, 4> streams_;
 };
 
+/// Fills blocks with the rows of all heads for tokens [begin, end), in the order in which an
+/// engine's cache holds them, [S, H_kv, d_h]: not to attend but to ask for. Two halves of the
+/// range take turns.
+template <class T, class Label>
+class rows_by_token {
+   public:
+    SPARQ_PER_ISA rows_by_token(const kv_view<T, Label>& view, std::size_t begin,
+                                std::size_t end) noexcept {
+        const std::size_t middle = begin + (end - begin) / 2;
+        halves_[0] = half_range(view, begin, middle);
+        halves_[1] = half_range(view, middle, end);
+    }
+
+    SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
+        rows.count = 0;
+        while (rows.count < attend_block_tokens && halves_[1].left != 0) {
+            halves_[0].take(rows);  // as long as the other, or a token shorter
+            halves_[1].take(rows);
+        }
+    }
+
+   private:
+    struct half_range {
+        const kv_segment<T, Label>* part = nullptr;  ///< [heads]
+        std::size_t heads = 0, head = 0, token = 0, left = 0;
+
+        half_range() = default;
+        SPARQ_PER_ISA half_range(const kv_view<T, Label>& view, std::size_t from,
+                                 std::size_t to) noexcept
+            : heads(view.heads_kv()), left((to - from) * heads) {
+            if (left == 0) return;
+            token_cursor<T, Label> cursor(view, 0);
+            cursor.seek(from);
+            part = &cursor.segment();
+            token = cursor.offset();
+        }
+        SPARQ_PER_ISA void take(row_block<T>& rows) noexcept {
+            if (left == 0) return;
+            rows.keys[rows.count] = part[head].keys + token * part[head].key_stride;
+            rows.values[rows.count++] = part[head].values + token * part[head].value_stride;
+            --left;
+            if (++head != heads) return;
+            head = 0;
+            if (++token != part->tokens) return;
+            token = 0;
+            part += heads;
+        }
+    };
+
+    std::array<half_range, 2> halves_;
+};
+
 }  // namespace steps
 SPARQ_NAMESPACE_END
