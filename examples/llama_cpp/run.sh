@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # sh examples/llama_cpp/run.sh: gets llama.cpp and a small model, builds both, then
-#   - a table of ms a token and closeness to ggml, at several depths of a long text, on one
-#     thread and on two
+#   - a table of ms a token and closeness to ggml, at several depths of a long text, and the
+#     time of a prompt with the plugin and without, on one thread and on two
 #   - llama.cpp's own llama-bench and llama-server, unmodified, with the plugin loaded
 # sh examples/llama_cpp/run.sh table ...: instead, the table with these options (--help).
 # sh examples/llama_cpp/run.sh states ...: instead, the plugin against untouched runs in every
 # state a cache gets into (--threads 2, --case rollback).
-# Needs Debian 12 and 1 GB of disk.
+# Needs Debian 12 and 1 GB of disk, and a quarter of an hour on two processors; half of that
+# builds. What is built, and the processed text, is kept for the next run.
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
@@ -35,6 +36,7 @@ if [ ! -f "$llama/build/build.ninja" ]; then
         exit 1
     }
 fi
+echo "== building llama.cpp and the plugin"
 cmake --build "$llama/build" --target llama llama-bench llama-server -j "$jobs"
 cmake -S "$root" -B "$build/plugin" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
     -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON "-DSPARQ_LLAMA_CPP=$llama" >/dev/null
@@ -64,15 +66,14 @@ esac
 for threads in 1 2; do
     [ "$threads" -le "$(nproc)" ] || continue
     echo
-    echo "== decode at several depths, threads: $threads"
+    echo "== decode at several depths and a prompt, threads: $threads"
     table --threads "$threads"
 done
 
 echo
-echo "== llama-bench: prompts, and 32 tokens at depth 2048; alone, then with the plugin"
+echo "== llama-bench: 32 tokens at depth 2048, one thread; alone, then with the plugin"
 bench() {
-    "$llama/build/bin/llama-bench" -m "$model" -t "$(nproc)" -fa 1 -r 3 -p 1024 -n 0 -o md
-    "$llama/build/bin/llama-bench" -m "$model" -t 1 -fa 1 -r 3 -p 0 -n 32 -d 2048 -o md
+    "$llama/build/bin/llama-bench" -m "$model" -t 1 -fa 1 -r 2 -p 0 -n 32 -d 2048 -o md
 }
 bench 2>/dev/null
 export GGML_BACKEND_PATH="$plugin"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // table PLUGIN MODEL TEXT: time of a token and closeness to ggml, at several depths of one
-// text, then how each goes on with the text.
+// text; how each goes on with the text; and what the plugin adds to the time of a prompt.
 //
 // The text is processed once; then each method decodes the same tokens of it from the same
 // cache. Times are of the processor on one thread, of the clock on more. The methods take
@@ -19,6 +19,7 @@ namespace sparq_llama {
 namespace {
 
 constexpr std::size_t compared = 17, steps_of_turn = 5, turns = 10, continued = 24;
+constexpr std::size_t prompt_tokens = 1024, prompt_pairs = 5;
 
 struct method_row {
     const char* name;
@@ -37,6 +38,7 @@ std::vector<method_row> methods() {
             {"SparQ r 32, k 256", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=256", {}, {}, {}},
             {"SparQ r 32, k 512", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=512", {}, {}, {}},
             {"tiers, tolerance 0.05", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.05", {}, {}, {}},
+            {"tiers, tolerance 0.1", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.1", {}, {}, {}},
             {"(no attention: zeros)", true, "SPARQ_METHOD=zeros", {}, {}, {}}};
 }
 
@@ -100,6 +102,22 @@ class bench {
         }
     }
 
+    struct prompt_time {
+        double ms, step_ms;  ///< of the prompt, and of the step after it, which copies its keys
+    };
+    /// A prompt in place of what the cache holds.
+    prompt_time time_a_prompt(const char* settings) {
+        plugin_.configure(settings);
+        llama_context* c = contexts_[true].get();
+        llama_set_n_threads(c, threads_, threads_);
+        llama_memory_seq_rm(llama_get_memory(c), 0, -1, -1);
+        const double before = now_ms(threads_);
+        append(c, only, text_.first(prompt_tokens));
+        const double between = now_ms(threads_);
+        step(c, only, text_.subspan(prompt_tokens, 1));
+        return {between - before, now_ms(threads_) - between};
+    }
+
    private:
     llama_context* begin(const method_row& row, std::size_t depth) {
         plugin_.configure(row.settings);
@@ -131,9 +149,13 @@ shares shares_of(const std::vector<method_row>& rows, const method_row& row) {
     return {median(attention), median(of_flash), median(of_better)};
 }
 
-void print(const std::vector<method_row>& rows, std::size_t depth) {
+void print_heading(std::size_t depth) {
     std::printf("\ndepth %zu\n%-24s %9s %9s %10s %12s %12s %9s %8s\n", depth, "", "ms/token",
                 "tokens/s", "attention", "of flash", "of better", "mean KL", "argmax");
+    std::fflush(stdout);
+}
+
+void print(const std::vector<method_row>& rows) {
     for (const method_row& row : rows) {
         const double ms = median(row.ms);
         std::printf("%-24s %9.2f %9.1f", row.name, ms, 1e3 / ms);
@@ -153,6 +175,33 @@ void print(const std::vector<method_row>& rows, std::size_t depth) {
     std::fflush(stdout);
 }
 
+void print_words(const char* name, std::string words) {
+    std::replace(words.begin(), words.end(), '\n', '|');
+    std::printf("%-24s %s\n", name, words.c_str());
+    std::fflush(stdout);
+}
+
+/// Pairs of a prompt with the plugin off and one with it, in either order by turns.
+void time_prompts(bench& run) {
+    constexpr const char* settings[]{"SPARQ_METHOD=off",
+                                     "SPARQ_METHOD=sparq SPARQ_R=16 SPARQ_K=128"};
+    std::vector<double> alone, with, of_prompt, with_first_step;
+    for (std::size_t pair = 0; pair < prompt_pairs; ++pair) {
+        bench::prompt_time time[2];
+        for (const std::size_t i : {pair % 2, 1 - pair % 2})
+            time[i] = run.time_a_prompt(settings[i]);
+        alone.push_back(time[0].ms);
+        with.push_back(time[1].ms);
+        of_prompt.push_back(time[1].ms / time[0].ms);
+        with_first_step.push_back((time[1].ms + time[1].step_ms) / (time[0].ms + time[0].step_ms));
+    }
+    std::printf(
+        "\na prompt of %zu tokens: %.0f ms with the plugin off, %.0f ms with SparQ; medians of\n"
+        "%zu pairs: %.3f times as long, with the first token after it %.3f times\n",
+        prompt_tokens, median(alone), median(with), prompt_pairs, median(of_prompt),
+        median(with_first_step));
+}
+
 struct options {
     std::string plugin, model, text, prompt;
     int threads = 1;
@@ -163,8 +212,9 @@ void print_table(const options& with) {
     const std::size_t deepest = *std::max_element(with.depths.begin(), with.depths.end());
     const loaded_plugin plugin(with.plugin);
     const model_ptr model = load_model(with.model);
-    const auto text = tokens_of_file(model.get(), with.text, deepest + compared);
-    if (text.size() != deepest + compared)
+    const std::size_t tokens = std::max(deepest, prompt_tokens) + compared;
+    const auto text = tokens_of_file(model.get(), with.text, tokens);
+    if (text.size() != tokens)
         throw CLI::ValidationError("TEXT", "only " + std::to_string(text.size()) + " tokens");
     plugin.configure("SPARQ_DENSE_BELOW=0 SPARQ_OFF_BELOW=0");
     bench run(plugin, model.get(), text, with.threads);
@@ -173,19 +223,19 @@ void print_table(const options& with) {
     std::sort(depths.rbegin(), depths.rend());  // a cache is cut back, never filled again
     for (const std::size_t depth : depths) {
         std::vector<method_row> rows = methods();
+        print_heading(depth);
         for (method_row& row : rows) run.compare(row, depth);
         for (std::size_t turn = 0; turn < turns; ++turn)
             for (method_row& row : rows) run.time_a_turn(row, depth);
-        print(rows, depth);
+        print(rows);
         if (depth != depths[depths.size() / 2]) continue;
         std::printf("after %zu tokens each goes on:\n", depth);
         for (method_row& row : rows) {
             run.go_on(row, depth);
-            std::string words = text_of(model.get(), row.continuation);
-            std::replace(words.begin(), words.end(), '\n', '|');
-            std::printf("%-24s %s\n", row.name, words.c_str());
+            print_words(row.name, text_of(model.get(), row.continuation));
         }
     }
+    time_prompts(run);
     std::printf(
         "\nattention: ms a token less those of the model whose attention writes zeros;\n"
         "of flash, of better: how many times ggml's share, with flash attention and at\n"
