@@ -378,6 +378,20 @@ void steps_allocate_nothing(const char* method) {
     expect(allocations == before, "a step that has seen the shape allocates nothing");
 }
 
+void changes_from_outside_during_a_node_leave_it_answered() {
+    engine self(13);
+    sparq_llama::engine_cache core;
+    self.write(core, 0, 0, cells);
+    const auto node = self.node(0, 1, most_rows, {{0, cells}});
+    std::jthread beside([&](const std::stop_token& stop) {
+        while (!stop.stop_requested()) core.changed_outside();
+    });
+    int given = 0;
+    for (int i = 0; i < 300; ++i)
+        given += compute(core, node, test_settings(), 1) == sparq_llama::answer::given;
+    expect(given == 300, "a node is answered while another thread changes the cache");
+}
+
 void wrong_settings_are_refused_by_name() {
     for (const char* wrong : {"SPARQ_R=0",
                               "SPARQ_R=x",
@@ -442,6 +456,7 @@ int main() {
     dense_layers_need_no_copy();
     steps_allocate_nothing("SPARQ_METHOD=sparq");
     steps_allocate_nothing("SPARQ_METHOD=tiers");
+    changes_from_outside_during_a_node_leave_it_answered();
     std::printf("tiers: %g answers, rms error %.2f\n", tiers_answers.answers, tiers_answers.rms());
     expect(tiers_answers.not_dense > 0.9 * tiers_answers.answers, "tiers are not just dense");
     expect(tiers_answers.rms() < 1.5 * double(tiers_tolerance), "tiers: near their tolerance");

@@ -59,9 +59,15 @@ answer engine_cache::try_prepare(const attention_node& node, const settings& wit
     while (rows_.size() < rows) rows_.push_back(std::make_unique<row_state>());
     for (std::size_t i = 0; i < rows; ++i)
         if (const answer seen = look(i, with, *rows_[i]); seen != answer::given) return seen;
-    for (std::size_t s = 0; s < node.streams; ++s) refresh(s, with);
+    const bool all_dense =
+        std::all_of(rows_.begin(), rows_.begin() + static_cast<std::ptrdiff_t>(rows),
+                    [](const auto& row) { return row->dense; });
+    // Once a node: what is changed from outside from here on counts for the next one.
+    layer_state* state = all_dense ? nullptr : &state_of_layer(with);
+    if (state != nullptr)
+        for (std::size_t s = 0; s < node.streams; ++s) refresh(s, *state);
     plans_.reserve(rows);
-    for (std::size_t i = 0; i < rows; ++i) plans_.push_back(plan_row(i, with, *rows_[i]));
+    for (std::size_t i = 0; i < rows; ++i) plans_.push_back(plan_row(i, with, state, *rows_[i]));
     return answer::given;
 }
 
@@ -83,15 +89,15 @@ answer engine_cache::look(std::size_t i, const settings& with, row_state& row) c
 
 /// Brings what is kept of a stream up to date as far as its rows look. It stays as it is
 /// then, while all its rows are planned and computed.
-void engine_cache::refresh(std::size_t stream, const settings& with) {
+void engine_cache::refresh(std::size_t stream, layer_state& state) {
     std::size_t end = 0;
     for (std::size_t i = stream * node_.rows; i < (stream + 1) * node_.rows; ++i)
         if (!rows_[i]->dense) end = std::max(end, rows_[i]->visible.back().end);
-    if (end != 0)
-        state_of_layer(with).refresh(rows_of(node_, stream), node_.first_stream + stream, end);
+    if (end != 0) state.refresh(rows_of(node_, stream), node_.first_stream + stream, end);
 }
 
-row_plan engine_cache::plan_row(std::size_t i, const settings& with, row_state& row) {
+row_plan engine_cache::plan_row(std::size_t i, const settings& with, layer_state* state,
+                                row_state& row) {
     const std::size_t stream = i / node_.rows, r = i % node_.rows;
     const row_request request{
         .q = {node_.q + stream * node_.q_stream_stride + r * node_.q_row_stride,
@@ -108,8 +114,7 @@ row_plan engine_cache::plan_row(std::size_t i, const settings& with, row_state& 
     if (row.dense)
         return sparq::plan_dense(request.q, row.scratch.storage.assign(engine, row.visible),
                                  request.out, request.options, node_.scale);
-    return state_of_layer(with).plan(engine, node_.first_stream + stream, request, with,
-                                     row.scratch);
+    return state->plan(engine, node_.first_stream + stream, request, with, row.scratch);
 }
 
 layer_state& engine_cache::state_of_layer(const settings& with) {

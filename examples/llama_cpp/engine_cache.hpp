@@ -83,8 +83,8 @@ class engine_cache {
 
     answer try_prepare(const attention_node& node, const settings& with);
     answer look(std::size_t i, const settings& with, row_state& row) const;
-    void refresh(std::size_t stream, const settings& with);
-    row_plan plan_row(std::size_t i, const settings& with, row_state& row);
+    void refresh(std::size_t stream, layer_state& state);
+    row_plan plan_row(std::size_t i, const settings& with, layer_state* state, row_state& row);
     layer_state& state_of_layer(const settings& with);
     void write_zeros() const;
 
