@@ -34,8 +34,27 @@ const std::vector<std::string> main_set = {
 };
 
 const std::vector<std::string> small_set = {
-    "dense",          "sparq:r=16,k=128,tail=none", "sparq:r=16,k=128,tail=mean,dense_layers=1",
-    "h2o:share=0.25", "lm_infinite:share=0.25",     "quest:share=0.25",
+    "dense",
+    "sparq:r=16,k=128,tail=none",
+    "sparq:r=16,k=128,tail=mean,dense_layers=1",
+    "sparq_codes:bits=4,r=16,k=128",
+    "tiers:tolerance=0.05",
+    "tiers:tolerance=0.1",
+    "h2o:share=0.25",
+    "lm_infinite:share=0.25",
+    "quest:share=0.25",
+};
+
+/// Long contexts: what reads a tenth to a thirtieth of the bytes, and SparQ beside it.
+const std::vector<std::string> long_set = {
+    "dense",
+    "tiers:tolerance=0.05",
+    "tiers:tolerance=0.1",
+    "tiers:tolerance=0.15",
+    "sparq_codes:bits=4,r=16,k=128",
+    "sparq:r=16,k=128,tail=none",
+    "lm_infinite:share=0.0625",
+    "lm_infinite:share=0.05",
 };
 
 /// What keeps codes of few bits.
@@ -52,8 +71,9 @@ const std::vector<std::string> tiers_set = {
     "sparq_codes:bits=8,r=16,k=128",
     "sparq_codes:bits=4,r=16,k=128",
     "sparq_codes:bits=4,r=16,k=128,components=spread,temperature=none",
-    "sparq_codes:bits=4,r=16,k=64,components=spread,temperature=none",
-    "sparq_codes:bits=2,r=32,k=128,components=spread,temperature=none",
+    "sparq_codes:bits=2,r=16,k=128",
+    "sparq_codes:bits=2,r=32,k=128",
+    "sparq:r=16,k=128,tail=none",
 };
 
 std::string sparq_spec(std::size_t r, std::size_t k, const std::string& more) {
@@ -89,10 +109,12 @@ std::vector<std::string> set_of(const std::string& name) {
     if (name == "@main") return main_set;
     if (name == "@small") return small_set;
     if (name == "@tiers") return tiers_set;
+    if (name == "@long") return long_set;
     if (name == "@grid") return grid_set();
     if (name == "@whole") return whole_set();
     throw std::invalid_argument("methods = " + name +
-                                "; allowed: @main, @small, @tiers, @grid, @whole, or a method");
+                                "; allowed: @main, @small, @tiers, @long, @grid, @whole, or a "
+                                "method");
 }
 
 }  // namespace

@@ -40,8 +40,8 @@ class method_spec {
     std::map<std::string, std::string> left_;
 };
 
-/// A list of specifications where "@main", "@small", "@tiers", "@grid" and "@whole" stand for those
-/// of method_sets.cpp; each method once, in the order of their first mention.
+/// A list of specifications where "@main", "@small", "@tiers", "@long", "@grid" and "@whole" stand
+/// for those of method_sets.cpp; each method once, in the order of their first mention.
 std::vector<std::string> expand_methods(std::span<const std::string> list);
 
 }  // namespace quality

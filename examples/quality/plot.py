@@ -31,9 +31,12 @@ FAMILIES = {
     "quantised cache": ("#000000", "*"),
     "other": ("#888888", "."),
 }
-RIVALS = {"tiers": "tiers", "sparq_codes": "SparQ, labels of few bits", "h2o": "H2O", "lm_infinite": "LM-Infinite", "quest": "Quest", "flexgen": "FlexGen",
+RIVALS = {"tiers": "tiers", "sparq_codes": "SparQ, labels of few bits", "h2o": "H2O",
+          "lm_infinite": "LM-Infinite", "quest": "Quest", "flexgen": "FlexGen",
           "q8_0": "quantised cache", "q4_0": "quantised cache"}
-LAYER_COLOURS = ["#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7", "#56b4e9", "#000000"]
+TEXTS = {"kjv": "King James Bible", "austen": "Jane Austen"}
+LAYER_COLOURS = ["#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7", "#56b4e9", "#000000",
+                 "#7f3f98", "#b00020", "#ff7f8f"]
 
 
 def parts(method):
@@ -100,17 +103,24 @@ def with_error(estimate, sign=False, digits=3):
     return text if error is None else f"{text} ± {error:.{digits}f}"
 
 
-def of(groups, task, context=None):
-    return [g for g in groups if g["task"] == task and context in (None, g["context"])]
+def of(groups, task, text=None, context=None):
+    return [g for g in groups if g["task"] == task and text in (None, g["text"])
+            and context in (None, g["context"])]
 
 
-def contexts(groups, task):
-    return sorted({g["context"] for g in groups if g["task"] == task})
+def cases(groups, task):
+    """Texts and contexts of a task, by length; the King James Bible first."""
+    return sorted({(g["text"], g["context"]) for g in groups if g["task"] == task},
+                  key=lambda case: (case[1], case[0] != "kjv", case[0]))
 
 
-def table(groups, task, context, score):
+def title(text, context):
+    return f"{context} tokens, {TEXTS.get(text, text)}"
+
+
+def table(rows, task, score):
     """Markdown; dense first, then by bytes."""
-    rows = sorted(of(groups, task, context), key=lambda g: (g["method"] != "dense", -g["bytes"]))
+    rows = sorted(rows, key=lambda g: (g["method"] != "dense", -g["bytes"]))
     lines = [f"| method | fewer bytes | {score} | over dense, paired | most likely token right "
              "| examples |", "|---|---|---|---|---|---|"]
     for g in rows:
@@ -137,14 +147,18 @@ def bare(axes):
 
 def byte_axis(axes):
     axes.set_xscale("log", base=2)
-    ticks = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
-    axes.set_xticks(ticks, ["1", "1/2", "1/4", "1/8", "1/16"])
-    axes.set_xlim(1.2, 1 / 18)
+    ticks = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    axes.set_xticks(ticks, ["1", "1/2", "1/4", "1/8", "1/16", "1/32"])
+    axes.set_xlim(1.2, 1 / 40)
     axes.set_xlabel("bytes moved a step, of dense attention's")
     bare(axes)
 
 
 def scatter(axes, groups, value):
+    curve = sorted((g["bytes"], value(g)["mean"]) for g in groups
+                   if g["method"].startswith("tiers:tolerance") and value(g)["mean"] is not None)
+    if curve:
+        axes.plot(*zip(*curve), color=FAMILIES["tiers"][0], linewidth=1)
     for g in groups:
         if g["method"] in ("dense", "ggml") or value(g)["mean"] is None or not g["bytes"]:
             continue
@@ -170,8 +184,7 @@ def examples_text(groups):
 
 def draw_bytes(groups, folder):
     """Bits per character over dense for every context, and the accuracy of copying."""
-    panels = [("bits", c) for c in contexts(groups, "bits")]
-    panels += [("copy", c) for c in contexts(groups, "copy")]
+    panels = [(task, *case) for task in ("bits", "copy") for case in cases(groups, task)]
     if not panels:
         return
     columns = 2
@@ -179,12 +192,12 @@ def draw_bytes(groups, folder):
     figure, all_axes = plt.subplots(rows, columns, figsize=(12, 4.2 * rows), squeeze=False)
     for axes in all_axes.flat[len(panels):]:
         axes.set_visible(False)
-    for axes, (task, context) in zip(all_axes.flat, panels):
-        some = of(groups, task, context)
+    for axes, (task, text, context) in zip(all_axes.flat, panels):
+        some = of(groups, task, text, context)
         if task == "bits":
             scatter(axes, some, lambda g: g["difference"])
             axes.axhline(0, color="#444444", linewidth=0.8)
-            axes.set_yscale("symlog", linthresh=0.02, linscale=1.0)
+            axes.set_yscale("symlog", linthresh=0.02, linscale=1.4)
             ticks = [-0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
             axes.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
             axes.margins(y=0.08)
@@ -196,8 +209,8 @@ def draw_bytes(groups, folder):
                     axes.axhline(g["accuracy"]["mean"], color="#444444", linewidth=0.8)
             axes.set_ylabel("copied tokens predicted right (line: dense)")
         byte_axis(axes)
-        axes.set_title(f"{'bits per character' if task == 'bits' else 'copy'}, {context} tokens, "
-                       f"{examples_text(some)}", fontsize=11)
+        axes.set_title(f"{'bits per character' if task == 'bits' else 'copy'}, "
+                       f"{title(text, context)}, {examples_text(some)}", fontsize=10.5)
     legend(figure, of(groups, "bits") + of(groups, "copy"))
     figure.tight_layout()
     finish(figure, folder / "bytes.png")
@@ -213,16 +226,16 @@ def annotate(axes, values, xs, ys, text, dark):
 
 
 def draw_grid(groups, folder):
-    """r x k, no tail, the context that has most of them."""
+    """r x k, no tail, the text and context that have most of them."""
     found = defaultdict(dict)
     for g in of(groups, "bits"):
         name, o = parts(g["method"])
         if name == "sparq" and set(o) == {"r", "k", "tail"} and o["tail"] == "none":
-            found[g["context"]][int(o["k"]), int(o["r"])] = g
+            found[g["text"], g["context"]][int(o["k"]), int(o["r"])] = g
     if not found:
         return
-    context = max(found, key=lambda c: len(found[c]))
-    cells = found[context]
+    case = max(found, key=lambda c: len(found[c]))
+    cells = found[case]
     ks, rs = sorted({k for k, _ in cells}), sorted({r for _, r in cells})
     grid = [[max(cells[k, r]["difference"]["mean"], 0.0) if (k, r) in cells else math.nan for k in ks]
             for r in rs]
@@ -235,16 +248,22 @@ def draw_grid(groups, folder):
     axes.set_xticks(range(len(ks)), ks)
     axes.set_yticks(range(len(rs)), rs)
     axes.set(xlabel="k, tokens attended", ylabel="r, query components")
-    axes.set_title(f"SparQ without a tail: bits per character over dense, {context} tokens, "
+    axes.set_title(f"SparQ without a tail: bits per character over dense, {title(*case)}, "
                    f"{examples_text(cells.values())}", fontsize=10)
     figure.colorbar(image, ax=axes)
     finish(figure, folder / "grid.png")
 
 
+def needle_text(groups):
+    texts = [g["text"] for g in of(groups, "needle")]
+    return max(texts, key=texts.count) if texts else None
+
+
 def draw_needles(groups, folder):
-    """A map of lengths x depths for each method."""
+    """A map of lengths x depths for each method; of the text that has most of them."""
     by_method = defaultdict(dict)
-    for g in of(groups, "needle"):
+    text = needle_text(groups)
+    for g in of(groups, "needle", text):
         if g["depth"] >= 0:
             by_method[g["method"]][g["context"], g["depth"]] = g
     if not by_method:
@@ -269,8 +288,8 @@ def draw_needles(groups, folder):
         axes.set_title(f"{label(name)}\n{fewer(share)} fewer bytes" if name != "dense" else "dense",
                        fontsize=9)
         axes.set(xlabel="tokens", ylabel="depth")
-    cells = [g for g in of(groups, "needle") if g["depth"] >= 0]
-    figure.suptitle(f"Needles found, {examples_text(cells)} a cell")
+    cells = [g for g in of(groups, "needle", text) if g["depth"] >= 0]
+    figure.suptitle(f"Needles found in the {TEXTS.get(text, text)}, {examples_text(cells)} a cell")
     figure.tight_layout()
     finish(figure, folder / "needle.png")
 
@@ -299,13 +318,15 @@ def draw_fidelity(mean, folder):
         share = sum(mean[method, layer]["bytes"] for layer in there) / len(there)
         style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.2,
                  "label": f"{label(method)} ({fewer(share)} fewer bytes)"}
-        above.plot(there, [mean[method, layer]["share"] for layer in there], **style)
+        if any(mean[method, layer]["share"] for layer in there):  # tiers choose no tokens
+            above.plot(there, [mean[method, layer]["share"] for layer in there], **style)
         below.plot(there, [mean[method, layer]["error"] for layer in there], **style)
     above.set_ylabel("weight attended,\nof what as many tokens could hold")
     below.set(ylabel="output error, |y − dense| / |dense|", xlabel="layer", yscale="log")
     bare(above)
     bare(below)
-    above.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, 1.28), ncol=2)
+    above.legend(*below.get_legend_handles_labels(), frameon=False, fontsize=8.5, ncol=2,
+                 loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     finish(figure, folder / "fidelity.png")
 
@@ -319,14 +340,15 @@ def fidelity_table(mean):
         average = {name: sum(row[name] for row in rows.values()) / len(rows)
                    for name in ("share", "mass", "error", "bytes")}
         worst = max(rows, key=lambda layer: rows[layer]["error"])
-        lines.append(f"| {label(method)} | {fewer(average['bytes'])} | {average['share']:.3f} | "
-                     f"{average['mass']:.3f} | {average['error']:.3f} | "
+        choice = (f"{average['share']:.3f} | {average['mass']:.3f}" if average["share"] else " | ")
+        lines.append(f"| {label(method)} | {fewer(average['bytes'])} | {choice} | "
+                     f"{average['error']:.3f} | "
                      f"{rows[worst]['error']:.2f} (layer {worst}) |")
     return "\n".join(lines)
 
 
 def needle_table(groups):
-    some = [g for g in of(groups, "needle") if g["depth"] < 0]
+    some = [g for g in of(groups, "needle", needle_text(groups)) if g["depth"] < 0]
     lengths = sorted({g["context"] for g in some})
     lines = ["| found of the needles | " + " | ".join(f"{c} tokens" for c in lengths) + " |",
              "|---" * (len(lengths) + 1) + "|"]
@@ -346,9 +368,9 @@ def tables(summary, fidelity):
     names = {"bits": "bits per character", "copy": "bits per character",
              "repetition": "characters repeated"}
     for task, score in names.items():
-        for context in contexts(groups, task):
-            text += [f"### {task}, {context} tokens", table(groups, task, context, score)]
-    if contexts(groups, "needle"):
+        for case in cases(groups, task):
+            text += [f"### {task}, {title(*case)}", table(of(groups, task, *case), task, score)]
+    if cases(groups, "needle"):
         text += ["### needle", needle_table(groups)]
     if fidelity:
         text += ["### fidelity", fidelity_table(fidelity)]

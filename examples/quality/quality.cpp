@@ -138,7 +138,8 @@ void add_run(CLI::App* app, run_options& options) {
     app->add_option("--tasks", options.tasks, "bits copy repetition needle")->capture_default_str();
     app->add_option("--contexts", options.contexts, "tokens")->capture_default_str();
     app->add_option("--depths", options.depths, "of needles")->capture_default_str();
-    app->add_option("--methods", options.methods, "methods, or @main @small @grid @whole")
+    app->add_option("--methods", options.methods,
+                    "methods, or @main @small @tiers @long @grid @whole")
         ->capture_default_str();
     app->add_option("--examples", options.examples, "of each task and context")
         ->capture_default_str();

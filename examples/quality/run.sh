@@ -7,6 +7,9 @@
 # sh examples/quality/run.sh run --tasks copy --examples 2 ..    what you choose: run --help
 # sh examples/quality/run.sh report   tables and pictures of what is there
 #
+# --text kjv|austen|FILE before these words takes another text than the King James Bible: Jane
+# Austen's novels, or a file.
+#
 # Results stay in build/quality (or SPARQ_BUILD_DIR) and a run goes on where it was left. It is
 # shared by two processes of one thread each (SPARQ_PROCESSES=1: by one).
 # Needs Debian 12 and 1 GB of disk.
@@ -19,7 +22,13 @@ jobs=${SPARQ_JOBS:-$(nproc)}
 
 . "$root/cmake/bootstrap.sh"
 sparq_require_packages g++ cmake ninja-build libxsimd-dev python3-pip nlohmann-json3-dev \
-    libcli11-dev python3-matplotlib bible-kjv
+    libcli11-dev python3-matplotlib
+
+text=kjv
+if [ "${1:-}" = --text ]; then
+    text=${2:?--text kjv, austen or a file}
+    shift 2
+fi
 
 sh "$root/examples/llama_cpp/fetch.sh" "$llama"
 
@@ -49,15 +58,29 @@ cmake --build "$build/program" -j "$jobs" --target sparq_quality >"$build/build.
 }
 
 quality=$build/program/examples/quality/quality
-[ -s "$build/kjv.txt" ] || sh "$root/examples/quality/kjv.sh" >"$build/kjv.txt"
-with_model="--model $llama/model.gguf --text $build/kjv.txt"
+# use_text NAME: what the commands that follow read.
+use_text() {
+    text_name=$1
+    case $1 in
+        kjv) sparq_require_packages bible-kjv ;;
+        austen) sparq_require_packages r-cran-janeaustenr ;;
+        *)
+            text_name=$(basename "$1" .txt)
+            [ "$1" -ef "$build/$text_name.txt" ] || cp "$1" "$build/$text_name.txt"
+            ;;
+    esac
+    [ -s "$build/$text_name.txt" ] ||
+        sh "$root/examples/quality/$1.sh" >"$build/$text_name.txt"
+    with_model="--model $llama/model.gguf --text $build/$text_name.txt"
+}
+use_text "$text"
 
 # run ARGUMENTS...: adds to the results, every process its part of the examples.
 processes=${SPARQ_PROCESSES:-2}
 run() {
     running=
     for part in $(seq 0 $((processes - 1))); do
-        "$quality" run $with_model --results "$build/results.csv" "$@" \
+        "$quality" run $with_model --text-name "$text_name" --results "$build/results.csv" "$@" \
             --part "$part" --parts "$processes" &
         running="$running $!"
     done
@@ -75,7 +98,7 @@ replay() {
 report() {
     processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
     "$quality" summary --results "$build/results.csv" --out "$build/summary.json" --about \
-        "SmolLM2-135M-Instruct Q4_1, King James Bible, seed 1; ${processor:-$(uname -m)}, $(date +%F)"
+        "SmolLM2-135M-Instruct Q4_1, seed 1; ${processor:-$(uname -m)}, $(date +%F)"
     "${PYTHON:-/usr/bin/python3}" "$root/examples/quality/plot.py" "$build"
     cat "$build/tables.md"
 }
@@ -86,16 +109,18 @@ case ${1:-small} in
         run --tasks bits --contexts 2048 --examples 3 --methods @small
         run --tasks copy --contexts 2048 --examples 2 --methods @small
         run --tasks needle --contexts 512 --examples 1 --methods @small
-        replay sparq:r=16,k=128,tail=none sparq:r=16,k=128,tail=mean
+        replay sparq:r=16,k=128,tail=none sparq:r=16,k=128,tail=mean tiers:tolerance=0.05
         report
         ;;
     whole)
         "$quality" check $with_model --context 600
-        run --tasks bits copy --contexts 500 2048 4096 8000 --examples 8 --methods @main @grid
+        run --tasks bits copy --contexts 500 2048 4096 8000 --examples 8 --methods @main @tiers @grid
         run --tasks repetition --contexts 2048 --examples 16 --methods @main
         run --tasks needle --contexts 512 1024 2048 4096 8000 --examples 4 --methods @main
         run --tasks bits --contexts 500 2048 4096 8000 --examples 8 --methods @whole
         replay @main
+        use_text austen
+        run --tasks bits --contexts 2048 4096 8000 --examples 8 --methods @main @tiers
         report
         ;;
     report) report ;;

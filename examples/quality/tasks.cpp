@@ -51,7 +51,7 @@ task copied(const task_key& key, std::string_view text, std::uint64_t seed,
 
 task needle(const task_key& key, std::string_view text, std::uint64_t seed,
             const token_measure& measure) {
-    // None of them stands in the Bible.
+    // None of them stands in the Bible, and none with a number in Austen.
     static constexpr std::array cities = {"Lisbon", "Oslo",    "Boston", "Madrid",
                                           "Dublin", "Chicago", "Vienna", "Prague"};
     if (!(key.depth >= 0.0 && key.depth <= 1.0))
