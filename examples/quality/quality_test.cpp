@@ -208,7 +208,8 @@ void test_plan() {
 }
 
 void test_specs() {
-    for (const std::string& text : expand_methods(std::vector<std::string>{"@main", "@whole"}))
+    for (const std::string& text :
+         expand_methods(std::vector<std::string>{"@main", "@small", "@tiers", "@long", "@whole"}))
         if (!engine_cache_of(text)) check(make_method(text) != nullptr, text);
     check(expand_methods(std::vector<std::string>{"@grid", "dense", "@grid"}).size() == 28,
           "each method once");  // dense, 20, and 8 of which one is in the 20

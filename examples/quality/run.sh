@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# sh examples/quality/run.sh          a small run: within 15 minutes on two idle processors,
-#                                     the build of llama.cpp included
-# sh examples/quality/run.sh whole    all tasks, methods and lengths: about 7 hours on two
-#                                     idle processors (estimated)
+# sh examples/quality/run.sh          a small run: 9.5 minutes of one processor, of which 5 are
+#                                     the builds of llama.cpp and of the program
+# sh examples/quality/run.sh whole    all tasks, methods and lengths: 17 hours of one processor
+#                                     (estimated)
 # sh examples/quality/run.sh run --tasks copy --examples 2 ..    what you choose: run --help
 # sh examples/quality/run.sh report   tables and pictures of what is there
 #
