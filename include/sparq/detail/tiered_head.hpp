@@ -166,7 +166,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
         std::size_t equal = equal_picks(n, threshold);
         for (std::size_t j = 0; j < n; ++j) {
             if (s_.gain[j] < threshold) continue;
-            if (s_.gain[j] == threshold && (equal == 0 || equal-- == 0)) continue;
+            if (s_.gain[j] == threshold) {
+                if (equal == 0) continue;
+                --equal;
+            }
             s_.picks[picks_] = static_cast<std::uint32_t>(j);
             s_.exact[exact_ + picks_++] = s_.tokens[j];
             if (j < certain_) ++certain_picks_;
