@@ -11,11 +11,7 @@
 
 namespace {
 
-#ifdef SPARQ_TEST_QUICK
-constexpr bool quick = true;
-#else
-constexpr bool quick = false;
-#endif
+using test::quick;
 
 std::atomic<size_t> allocations{0};
 std::atomic<long> allowed{-1};  // allocations until one fails; -1: none does

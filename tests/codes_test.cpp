@@ -9,16 +9,11 @@
 
 namespace {
 
-#ifdef SPARQ_TEST_QUICK
-constexpr bool quick = true;
-#else
-constexpr bool quick = false;
-#endif
-
 using sparq::code_range;
 using sparq::half;
 using sparq::kv_cache;
 using sparq::kv_view;
+using test::quick;
 using test::shape;
 
 /// Calls body<T, Label>() for the n-th pair of types with coded labels, counted round.

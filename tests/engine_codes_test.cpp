@@ -126,11 +126,7 @@ ranges some_ranges(test::random_source& source, size_t size) {
 }  // namespace
 
 TEST_CASE("codes beside an engine's cells are those that the cells ask for", "[engine_codes]") {
-#ifdef SPARQ_TEST_QUICK
-    const size_t rounds = 4;
-#else
-    const size_t rounds = 8;
-#endif
+    const size_t rounds = test::quick ? 4 : 8;
     for (size_t round = 0; round < rounds; ++round) {
         const std::uint64_t seed = 3100 + round;
         test::random_source source(seed);

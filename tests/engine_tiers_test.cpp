@@ -210,11 +210,7 @@ TEST_CASE("tiers beside an engine are a cache's where all cells are in sight", "
 }
 
 TEST_CASE("tiers beside an engine follow any history", "[engine_tiers]") {
-#ifdef SPARQ_TEST_QUICK
-    const size_t rounds = 3;
-#else
-    const size_t rounds = 6;
-#endif
+    const size_t rounds = test::quick ? 3 : 6;
     for (size_t round = 0; round < rounds; ++round) {
         const std::uint64_t seed = 3700 + round;
         test::random_source source(seed);

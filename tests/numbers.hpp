@@ -17,6 +17,13 @@ namespace test {
 
 using sizes = std::initializer_list<std::size_t>;
 
+/// Thinner sweeps: under an emulator, and where a build is many times slower.
+#ifdef SPARQ_TEST_QUICK
+inline constexpr bool quick = true;
+#else
+inline constexpr bool quick = false;
+#endif
+
 /// sign, exponent and fraction fields of a two-byte float, by arithmetic alone.
 inline double decode(std::uint16_t bits, int exponent_bits, int fraction_bits) {
     const double sign = (bits >> 15) != 0 ? -1.0 : 1.0;

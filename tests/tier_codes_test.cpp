@@ -197,11 +197,7 @@ TEST_CASE("code rows, moments and sums are those of the rows", "[tier_codes]") {
 }
 
 TEST_CASE("codes depend on the tokens only, not on the history", "[tier_codes]") {
-#ifdef SPARQ_TEST_QUICK
-    const size_t rounds = 3;
-#else
-    const size_t rounds = 9;
-#endif
+    const size_t rounds = test::quick ? 3 : 9;
     for (size_t round = 0; round < rounds; ++round) {
         const std::uint64_t seed = 2300 + round;
         test::random_source source(seed);

@@ -15,11 +15,7 @@ using std::size_t;
 using test::problem;
 using test::shape;
 
-#ifdef SPARQ_TEST_QUICK
-constexpr size_t row_step = 16;
-#else
-constexpr size_t row_step = 4;
-#endif
+constexpr size_t row_step = test::quick ? 16 : 4;
 constexpr std::array<float, 4> tolerances{0.02f, 0.05f, 0.1f, 0.2f};
 
 /// Ratios of the true error, over many heads and steps.
@@ -183,9 +179,7 @@ TEST_CASE("the expected error is near the true one on hard data", "[tiers_error]
         for (size_t head_dim : test::sizes{64, 128})
             for (size_t group : test::sizes{1, 4})
                 for (size_t seq_len : test::sizes{500, 2000, 8000}) {
-#ifdef SPARQ_TEST_QUICK
-                    if (seq_len > 2000) continue;
-#endif
+                    if (test::quick && seq_len > 2000) continue;
                     problem p = test::make_problem({1, group, head_dim, head_dim, seq_len},
                                                    3000 + n++, set.q_size);
                     set.spoil(p);

@@ -409,9 +409,7 @@ TEST_CASE("short histories, and sinks and recent tokens beyond the history", "[t
     sparq::tiered_cache<half> cache(2, 24, 20);
     for (size_t t = 0; t < 130; ++t) {
         test::append_tiers(cache, p, t, t + 1);
-#ifdef SPARQ_TEST_QUICK
-        if (t > 20 && t % 6 != 3) continue;
-#endif
+        if (test::quick && t > 20 && t % 6 != 3) continue;
         const answer want = test::run_tiers_dense(p, cache.view());
         for (const tiered_params& params :
              {tiered_params{}, tiered_params{.tolerance = 0.5f, .sinks = 0, .recent = 0},

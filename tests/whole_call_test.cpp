@@ -4,13 +4,8 @@
 
 namespace {
 
+using test::quick;
 using test::shape;
-
-#ifdef SPARQ_TEST_QUICK
-constexpr bool quick = true;
-#else
-constexpr bool quick = false;
-#endif
 
 /// Lengths around every block boundary: of vectors, strips, chunks and segments.
 std::vector<size_t> lengths() {
