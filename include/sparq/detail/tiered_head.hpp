@@ -165,7 +165,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
         picks_ = certain_picks_ = 0;
         std::size_t equal = equal_picks(n, threshold);
         for (std::size_t j = 0; j < n; ++j) {
-            if (s_.gain[j] < threshold) continue;
+            if (!(s_.gain[j] >= threshold)) continue;  // nor where it is NaN
             if (s_.gain[j] == threshold) {
                 if (equal == 0) continue;
                 --equal;

@@ -11,6 +11,7 @@
 // Order: equal scores go to the lower index. A NaN ranks below every number.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
