@@ -27,8 +27,9 @@ template <class Arch>
 struct code_block_type {
     using type = typename native::code_block_of<lanes<Arch> >::type;
 };
-template <>
-struct code_block_type<arch::plain> {
+template <class Arch>
+    requires is_plain<Arch>
+struct code_block_type<Arch> {
     using type = std::array<std::uint32_t, 4>;
 };
 /// Codes, 16-bit words with a code each, or 32-bit sums.
