@@ -142,14 +142,22 @@ class scratch_layout {
     /// Takes n elements of U; returns their offset in bytes.
     template <class U>
     SPARQ_PER_ISA std::size_t take(std::size_t n) {
-        const std::size_t offset = bytes_;
-        const std::size_t wanted = checked_product("scratch", n, sizeof(U));
-        bytes_ += (wanted + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
-        return offset;
+        return place(checked_product("scratch", n, sizeof(U)));
+    }
+    /// The same where such parts have been taken before: throws nothing.
+    template <class U>
+    SPARQ_PER_ISA std::size_t take_again(std::size_t n) noexcept {
+        return place(n * sizeof(U));
     }
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
 
    private:
+    SPARQ_PER_ISA std::size_t place(std::size_t bytes) noexcept {
+        const std::size_t offset = bytes_;
+        bytes_ += (bytes + cache_line_bytes - 1) / cache_line_bytes * cache_line_bytes;
+        return offset;
+    }
+
     std::size_t bytes_ = 0;
 };
 

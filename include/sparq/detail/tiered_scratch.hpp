@@ -61,27 +61,34 @@ class tiered_layout {
     tiered_layout(std::size_t group, std::size_t head_dim, std::size_t value_dim,
                   std::size_t tokens)
         : group_(group), head_dim_(head_dim), value_dim_(value_dim), tokens_(tokens) {
-        bytes_ = place(nullptr).second;
+        scratch_layout layout;
+        tiered_scratch nowhere;
+        place(nowhere, [&]<class U>(U*&, std::size_t rows, std::size_t n) {
+            layout.take<U>(checked_product("q", rows, n));
+        });
+        bytes_ = layout.bytes();
     }
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
     /// Columns of the sums: what code rows of V are padded to.
     [[nodiscard]] std::size_t columns() const noexcept {
         return kernels::padded_code_width(value_dim_);
     }
-    [[nodiscard]] tiered_scratch at(std::byte* block) const noexcept { return place(block).first; }
+    [[nodiscard]] tiered_scratch at(std::byte* block) const noexcept {
+        scratch_layout layout;
+        tiered_scratch s;
+        place(s, [&]<class U>(U*& part, std::size_t rows, std::size_t n) noexcept {
+            part = reinterpret_cast<U*>(block + layout.take_again<U>(rows * n));
+        });
+        return s;
+    }
 
    private:
-    [[nodiscard]] std::pair<tiered_scratch, std::size_t> place(std::byte* block) const {
-        scratch_layout layout;
-        const auto take = [&]<class U>(U*& part, std::size_t rows, std::size_t n) {
-            const std::size_t offset = layout.take<U>(checked_product("q", rows, n));
-            part = block == nullptr ? nullptr : reinterpret_cast<U*>(block + offset);
-        };
-        tiered_scratch s;
+    /// take(part, rows, n) for each part, in the order in which they lie.
+    template <class Take>
+    void place(tiered_scratch& s, const Take& take) const {
         place_scan(s, take);
         place_sums(s, take);
         place_tokens(s, take);
-        return {s, layout.bytes()};
     }
 
     template <class Take>
