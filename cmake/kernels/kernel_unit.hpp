@@ -21,8 +21,10 @@
 #include <sparq/detail/arch.hpp>
 #include <sparq/detail/dense_tasks.hpp>
 #include <sparq/detail/kernel_table.hpp>
+#include <sparq/detail/row_kernels.hpp>
 #include <sparq/detail/simd.hpp>
 #include <sparq/detail/sparq_tasks.hpp>
+#include <sparq/detail/tiered_tasks.hpp>
 #include <sparq/kernels/convert.hpp>
 #include <sparq/kernels/encode_codes.hpp>
 #include <sparq/kernels/transpose.hpp>
@@ -97,6 +99,14 @@ std::size_t make_sparq(const attention_request<T, Label>& request, const sparq_p
     return (new (state) tasks(request, params))->scratch_bytes();
 }
 
+template <class T>
+std::size_t make_tiered(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
+                        const tiered_params& params, std::byte* state) {
+    using tasks = tiered_tasks<unit_arch, T>;
+    static_assert(sizeof(tasks) == sizeof(tiered_tasks<arch::plain, T>));
+    return (new (state) tasks(request, view, params))->scratch_bytes();
+}
+
 template <class T, class Label>
 constexpr step_calls<T, Label> steps_of{make_dense<T, Label>, make_sparq<T, Label>,
                                         tasks_in_state<dense_tasks<unit_arch, T, Label>>::calls,
@@ -107,13 +117,21 @@ constexpr code_calls<T, Label> codes_of{steps_of<T, Label>,
                                         kernels::encode_rows<unit_arch, T, Label>};
 
 template <class T>
+constexpr tier_calls<T> tiers_of{make_tiered<T>, tasks_in_state<tiered_tasks<unit_arch, T>>::calls,
+                                 row_kernels<unit_arch>::encode_row<T>,
+                                 row_kernels<unit_arch>::widen_and_square<T>,
+                                 row_kernels<unit_arch>::measure<T>};
+
+template <class T>
 constexpr kernel_calls<T> calls_of{steps_of<T, T>,
                                    kernels::convert_row<unit_arch, float, T>,
+                                   kernels::convert_row<unit_arch, T, float>,
                                    kernels::add_row<unit_arch, T>,
                                    kernels::transpose_rows<unit_arch, T, T>,
                                    codes_of<T, int8_label>,
                                    codes_of<T, int4_label>,
-                                   codes_of<T, int2_label>};
+                                   codes_of<T, int2_label>,
+                                   tiers_of<T>};
 
 }  // namespace
 

@@ -8,8 +8,8 @@
 //   sparq::sparq_attention<sparq::arch::dispatched>(q, cache, params, out);
 //
 // arch::dispatched goes where an Arch may be named in sparq_attention, dense_attention,
-// plan_sparq, plan_dense, kv_cache and key_labels, for Label = T and for
-// labels of few bits.
+// plan_sparq, plan_dense, kv_cache and key_labels, for Label = T and for labels of few bits,
+// and in attention in tiers: sparq_attention, plan_tiered, tiered_cache and tier_codes.
 // The result has the bits of the same call compiled for the instruction set that runs.
 //
 // The choice is made by the first call and is the widest set that the processor and the
@@ -20,6 +20,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 
 #include "attention_plan.hpp"
 #include "detail/arch.hpp"
@@ -27,6 +28,7 @@
 #include "detail/kernel_table.hpp"
 #include "detail/row_kernels.hpp"
 #include "detail/sparq_tasks.hpp"
+#include "detail/tiered_tasks.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
@@ -170,6 +172,25 @@ class sparq_tasks<arch::dispatched_from<Caller>, T, Label>
           }) {}
 };
 
+template <class Caller, class T>
+class tiered_tasks<arch::dispatched_from<Caller>, T>
+    : public dispatched_tasks<tiered_tasks<Caller, T>> {
+    using outline = tiered_tasks<Caller, T>;
+    using request = attention_request<T, int2_label>;
+    static_assert(sizeof(outline) == sizeof(tiered_tasks<arch::plain, T>));
+
+   public:
+    tiered_tasks(const request& call, const tiered_view<T>& view, const tiered_params& params)
+        : tiered_tasks(call, view, params, calls_for<T>(choose_kernels()).tiers) {}
+
+   private:
+    tiered_tasks(const request& call, const tiered_view<T>& view, const tiered_params& params,
+                 const tier_calls<T>& calls)
+        : dispatched_tasks<outline>(
+              outline(call, view, params), calls.tasks,
+              [&](std::byte* state) { return calls.make(call, view, params, state); }) {}
+};
+
 template <class Caller>
 struct row_kernels<arch::dispatched_from<Caller>> {
     static void choose() { static_cast<void>(choose_kernels()); }
@@ -178,6 +199,8 @@ struct row_kernels<arch::dispatched_from<Caller>> {
     static void convert(const From* from, std::size_t n, To* to) noexcept {
         if constexpr (std::same_as<From, To>)
             row_kernels<Caller>::convert(from, n, to);
+        else if constexpr (std::same_as<To, float>)
+            calls_for<From>(chosen_kernels()).widen(from, n, to);
         else
             calls_for<To>(chosen_kernels()).convert(from, n, to);
     }
@@ -197,6 +220,24 @@ struct row_kernels<arch::dispatched_from<Caller>> {
                        code_range* ranges) noexcept {
         codes_for<T, Label>(chosen_kernels())
             .encode(rows, row_stride, tokens, width, skipped, codes, channel_stride, ranges);
+    }
+    template <class T>
+    static kernels::row_range encode_row(const T* row, const float* mean,
+                                         const float* inverse_spread, std::size_t width,
+                                         std::uint8_t* codes, float dither) noexcept {
+        return calls_for<T>(chosen_kernels())
+            .tiers.encode_row(row, mean, inverse_spread, width, codes, dither);
+    }
+    template <class T>
+    static float widen_and_square(const T* row, std::size_t n, float* wide) noexcept {
+        return calls_for<T>(chosen_kernels()).tiers.widen_and_square(row, n, wide);
+    }
+    template <class T>
+    static void measure(const T* rows, std::size_t row_stride, std::size_t tokens,
+                        std::size_t skipped, std::size_t width, float* mean,
+                        float* variance) noexcept {
+        calls_for<T>(chosen_kernels())
+            .tiers.measure(rows, row_stride, tokens, skipped, width, mean, variance);
     }
 };
 

@@ -45,10 +45,17 @@ struct recorder {
         report.keep_tokens = true;
     }
     [[nodiscard]] result take() const {
-        result r{out, {}, {}, report.tokens, report.bytes_read};
+        result r;
+        r.out = out;
+        r.tokens = report.tokens;
+        r.bytes_read = report.bytes_read;
         for (const sparq::head_report& head : report.heads) {
             r.covered.push_back(head.covered);
             r.log_sum_exp.push_back(head.log_sum_exp);
+            r.expected_error.push_back(head.expected_error);
+            r.exact.push_back(head.exact);
+            r.refined.push_back(head.refined);
+            r.dense_heads += head.dense;
         }
         return r;
     }
@@ -68,34 +75,50 @@ result dense(const problem& p, const sparq::kv_view<T>& view) {
     return to.take();
 }
 
-template <class Arch, class T>
-result planned(const problem& p, const sparq::kv_view<T>& view) {
-    recorder to(p);
+template <class Plan>
+void run_on_threads(const Plan& plan) {
     constexpr std::size_t threads = 3;
-    const auto plan = sparq::plan_sparq<Arch>(p.q, view, params, to.out, {.report = &to.report});
     std::barrier all(std::ptrdiff_t{threads});
     std::vector<std::thread> pool;
     for (std::size_t i = 0; i < threads; ++i)
         pool.emplace_back([&, i] { plan.run(i, threads, [&all] { all.arrive_and_wait(); }); });
     for (std::thread& thread : pool) thread.join();
-    return to.take();
 }
 
 template <class Arch, class T>
-result labelled(const problem& p) {
-    std::vector<T> keys, values;
-    for (const float x : p.keys) keys.push_back(T(x));
-    for (const float x : p.values) values.push_back(T(x));
-    sparq::strided_kv<T> engine;
-    engine.keys = keys.data();
-    engine.values = values.data();
-    engine.heads_kv = p.heads_kv;
-    engine.head_dim = engine.key_head_stride = p.head_dim;
-    engine.value_dim = engine.value_head_stride = p.value_dim;
-    engine.cells = p.seq_len;
-    engine.key_token_stride = p.heads_kv * p.head_dim;
-    engine.value_token_stride = p.heads_kv * p.value_dim;
+result planned(const problem& p, const sparq::kv_view<T>& view) {
+    recorder to(p);
+    run_on_threads(sparq::plan_sparq<Arch>(p.q, view, params, to.out, {.report = &to.report}));
+    return to.take();
+}
 
+/// K and V of a problem as an engine owns them.
+template <class T>
+struct engine_memory {
+    std::vector<T> keys, values;
+
+    explicit engine_memory(const problem& p) {
+        for (const float x : p.keys) keys.push_back(T(x));
+        for (const float x : p.values) values.push_back(T(x));
+    }
+    [[nodiscard]] sparq::strided_kv<T> rows(const problem& p) const {
+        sparq::strided_kv<T> engine;
+        engine.keys = keys.data();
+        engine.values = values.data();
+        engine.heads_kv = p.heads_kv;
+        engine.head_dim = engine.key_head_stride = p.head_dim;
+        engine.value_dim = engine.value_head_stride = p.value_dim;
+        engine.cells = p.seq_len;
+        engine.key_token_stride = p.heads_kv * p.head_dim;
+        engine.value_token_stride = p.heads_kv * p.value_dim;
+        return engine;
+    }
+};
+
+template <class Arch, class T>
+result labelled(const problem& p) {
+    const engine_memory<T> memory(p);
+    const sparq::strided_kv<T> engine = memory.rows(p);
     sparq::key_labels<T> labels(p.heads_kv, p.head_dim, p.value_dim);
     labels.template append<Arch>(engine, p.seq_len - 1);
     labels.template append<Arch>(engine, 1);

@@ -24,24 +24,24 @@ using sparq::dispatch::use;
 
 struct direct_unit {
     isa set;
-    attend_function* attend;
+    attend_function *attend, *attend_tiers;
 };
 
 /// What the processor can run, asked independently of the library; the widest last.
 std::vector<direct_unit> runnable() {
 #if defined(__x86_64__)
-    std::vector<direct_unit> units{{isa::sse2, baseline::attend}};
+    std::vector<direct_unit> units{{isa::sse2, baseline::attend, baseline::attend_tiers}};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        units.push_back({isa::avx2, avx2::attend});
+        units.push_back({isa::avx2, avx2::attend, avx2::attend_tiers});
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
         __builtin_cpu_supports("avx512vl"))
-        units.push_back({isa::avx512, avx512::attend});
+        units.push_back({isa::avx512, avx512::attend, avx512::attend_tiers});
     return units;
 #elif defined(__aarch64__)
-    return {{isa::neon, baseline::attend}};
+    return {{isa::neon, baseline::attend, baseline::attend_tiers}};
 #else
-    return {{isa::plain, baseline::attend}};
+    return {{isa::plain, baseline::attend, baseline::attend_tiers}};
 #endif
 }
 
@@ -71,6 +71,12 @@ std::vector<problem> problems() {
             make_problem(1, 2, 17, 5, 300), make_problem(17, 1, 16, 16, 257)};
 }
 
+/// In tiers: beyond what a truncate may have to measure again, whole strips, and none.
+std::vector<problem> tier_problems() {
+    return {make_problem(2, 4, 64, 64, 5000), make_problem(3, 1, 40, 24, 1300),
+            make_problem(1, 2, 17, 5, 300), make_problem(2, 1, 24, 8, 40)};
+}
+
 template <class T>
 bool same(const std::vector<T>& a, const std::vector<T>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
@@ -85,16 +91,29 @@ void check_same(const std::vector<result>& got, const std::vector<result>& want)
         CHECK(same(got[i].log_sum_exp, want[i].log_sum_exp));
         CHECK(same(got[i].tokens, want[i].tokens));
         CHECK(got[i].bytes_read == want[i].bytes_read);
+        CHECK(same(got[i].expected_error, want[i].expected_error));
+        CHECK(got[i].exact == want[i].exact);
+        CHECK(got[i].refined == want[i].refined);
+        CHECK(got[i].dense_heads == want[i].dense_heads);
+        CHECK(same(got[i].moments, want[i].moments));
+        CHECK(same(got[i].value_squares, want[i].value_squares));
+        CHECK(got[i].rows == want[i].rows);
     }
 }
 
-void check_every_problem(attend_function* want) {
-    for (const problem& p : problems())
+void check_problems(const std::vector<problem>& all, attend_function* attend,
+                    attend_function* want) {
+    for (const problem& p : all)
         for (const element type : {element::float_, element::half, element::bfloat16}) {
             INFO("heads_kv " << p.heads_kv << ", G " << p.group << ", d_h " << p.head_dim << ", S "
                              << p.seq_len << ", element " << int(type) << ", seeds 401 to 403");
-            check_same(dispatched(p, type), want(p, type));
+            check_same(attend(p, type), want(p, type));
         }
+}
+
+void check_every_problem(const direct_unit& want) {
+    check_problems(problems(), dispatched, want.attend);
+    check_problems(tier_problems(), dispatched_tiers, want.attend_tiers);
 }
 
 }  // namespace
@@ -103,7 +122,7 @@ TEST_CASE("the environment chooses the kernels", "[dispatch]") {
     const direct_unit wanted = unit_named(environment());
     CHECK(sparq::dispatch::active() == wanted.set);
     CHECK(sparq::dispatch::is_available(wanted.set));
-    check_every_problem(wanted.attend);
+    check_every_problem(wanted);
 }
 
 TEST_CASE("each instruction set has bits of its own", "[dispatch]") {
@@ -116,7 +135,28 @@ TEST_CASE("each instruction set has bits of its own", "[dispatch]") {
             const auto got = dispatched(p, type), different = other.attend(p, type);
             for (std::size_t i = 0; i < got.size(); ++i)
                 CHECK_FALSE(same(got[i].out, different[i].out));
+            const auto tiers = dispatched_tiers(p, type), others = other.attend_tiers(p, type);
+            for (std::size_t i = 0; i < tiers.size(); ++i) {
+                INFO("call " << i << " in tiers");
+                CHECK_FALSE(same(tiers[i].out, others[i].out));
+                if (tiers[i].rows.empty()) continue;
+                CHECK_FALSE(same(tiers[i].moments, others[i].moments));
+                CHECK_FALSE(same(tiers[i].value_squares, others[i].value_squares));
+            }
         }
+    }
+}
+
+TEST_CASE("calls in tiers that are compared are no dense ones", "[dispatch]") {
+    for (const element type : {element::float_, element::half, element::bfloat16}) {
+        const auto tiers = dispatched_tiers(tier_problems()[0], type);
+        for (const std::size_t i : {0u, 1u, 3u, 5u}) {
+            INFO("call " << i);
+            CHECK(tiers[i].dense_heads == 0);
+            for (const std::size_t refined : tiers[i].refined) CHECK(refined > 0);
+        }
+        CHECK(tiers[2].dense_heads == 8);
+        CHECK(tiers[4].dense_heads == 8);
     }
 }
 
@@ -126,6 +166,7 @@ TEST_CASE("use() changes the kernels of the calls that follow", "[dispatch]") {
         use(unit.set);
         CHECK(sparq::dispatch::active() == unit.set);
         check_same(dispatched(p, element::half), unit.attend(p, element::half));
+        check_same(dispatched_tiers(p, element::half), unit.attend_tiers(p, element::half));
     }
     use(unit_named(environment()).set);
 }
@@ -142,6 +183,23 @@ TEST_CASE("a plan keeps the kernels it was made with", "[dispatch]") {
         const auto plan = std::move(made);
         plan.run(sparq::serial_executor{});
         CHECK(same(out, unit.attend(p, element::float_)[1].out));
+    }
+    use(unit_named(environment()).set);
+}
+
+TEST_CASE("a plan in tiers keeps the kernels it was made with", "[dispatch]") {
+    const problem p = problems()[0];
+    std::vector<float> out(p.heads_kv * p.group * p.value_dim);
+    for (const direct_unit& unit : runnable()) {
+        use(unit.set);
+        sparq::tiered_cache<float> cache(p.heads_kv, p.head_dim, p.value_dim);
+        cache.append<sparq::arch::dispatched>(p.keys, p.values);
+        auto made = sparq::plan_tiered<sparq::arch::dispatched>(p.q, cache.view(),
+                                                                {.tolerance = 0.0f}, out);
+        use(runnable().front().set);
+        const auto plan = std::move(made);
+        plan.run(sparq::serial_executor{});
+        CHECK(same(out, unit.attend_tiers(p, element::float_)[4].out));
     }
     use(unit_named(environment()).set);
 }
@@ -168,6 +226,15 @@ TEST_CASE("dispatched calls refuse what direct ones do", "[dispatch]") {
     cache.append<dispatched>(p.keys, p.values);
     CHECK_THROWS_AS(sparq::sparq_attention<dispatched>(p.q, cache, {.r = 65}, out),
                     std::invalid_argument);
+    sparq::tiered_cache<float> tiers(p.heads_kv, p.head_dim, p.value_dim);
+    const sparq::tiered_params how;
+    CHECK_THROWS_AS(sparq::sparq_attention<dispatched>(p.q, tiers, how, out),
+                    std::invalid_argument);
+    tiers.append<dispatched>(p.keys, p.values);
+    CHECK_THROWS_AS(sparq::plan_tiered<dispatched>(p.q, tiers.view(), {.scan_channels = 65}, out),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(tiers.truncate<dispatched>(p.seq_len + 1), std::invalid_argument);
+    CHECK(tiers.seq_len() == p.seq_len);
 }
 
 TEST_CASE("a kernel unit's own overflow check reaches the caller", "[dispatch]") {
@@ -178,10 +245,16 @@ TEST_CASE("a kernel unit's own overflow check reaches the caller", "[dispatch]")
     const std::size_t heads = std::size_t{1} << 60;
     const sparq::detail::attention_request<float, float> request{
         cache.view(), p.q.data(), nullptr, heads, p.head_dim, p.value_dim, 1.0f, nullptr};
+    sparq::tiered_cache<float> tiers(p.heads_kv, p.head_dim, p.value_dim);
+    tiers.append(p.keys, p.values);
+    const sparq::detail::attention_request<float, sparq::int2_label> in_tiers{
+        tiers.view().rows(), p.q.data(), nullptr, heads, p.head_dim, p.value_dim, 1.0f, nullptr};
     alignas(16) std::byte state[1024];
     for (const direct_unit& unit : runnable()) {
         use(unit.set);
-        CHECK_THROWS_AS(sparq::detail::choose_kernels().of_float.steps.make_dense(request, state),
+        const auto& kernels = sparq::detail::choose_kernels().of_float;
+        CHECK_THROWS_AS(kernels.steps.make_dense(request, state), std::invalid_argument);
+        CHECK_THROWS_AS(kernels.tiers.make(in_tiers, tiers.view(), {}, state),
                         std::invalid_argument);
     }
     use(unit_named(environment()).set);
@@ -190,13 +263,51 @@ TEST_CASE("a kernel unit's own overflow check reaches the caller", "[dispatch]")
 TEST_CASE("without SPARQ_ISA the widest set runs", "[widest]") {
     CHECK(environment().empty());
     CHECK(sparq::dispatch::active() == runnable().back().set);
-    check_every_problem(runnable().back().attend);
+    check_every_problem(runnable().back());
 }
 
 TEST_CASE("SPARQ_ISA does not raise the choice", "[lowered]") {
     CHECK(environment() == "avx512");
     CHECK(sparq::dispatch::active() == runnable().back().set);
 }
+
+namespace {
+
+template <class Message>
+void check_tiers_refuse(const problem& p, const Message& message) {
+    using sparq::arch::dispatched;
+    const std::size_t key_width = p.heads_kv * p.head_dim, value_width = p.heads_kv * p.value_dim;
+    sparq::tiered_cache<float> cache(p.heads_kv, p.head_dim, p.value_dim);
+    CHECK_THROWS_WITH(cache.append<dispatched>(p.keys, p.values), message);
+    CHECK(cache.seq_len() == 0);
+    cache.append(p.keys, p.values);
+    CHECK_THROWS_WITH(cache.truncate<dispatched>(1), message);
+    CHECK(cache.seq_len() == p.seq_len);
+    std::vector<float> out(p.q.size() / p.head_dim * p.value_dim, 7.0f);
+    const std::vector<float> before = out;
+    sparq::attention_report report;
+    const sparq::tiered_params how;
+    CHECK_THROWS_WITH(sparq::sparq_attention<dispatched>(p.q, cache, how, out, {.report = &report}),
+                      message);
+    CHECK_THROWS_WITH(
+        sparq::plan_tiered<dispatched>(p.q, cache.view(), how, out, {.report = &report}), message);
+    CHECK(same(out, before));
+    CHECK(report.heads.empty());
+
+    const sparq::strided_kv<float> engine{p.keys.data(), p.values.data(), nullptr,    p.heads_kv,
+                                          p.head_dim,    p.value_dim,     p.seq_len,  key_width,
+                                          p.head_dim,    value_width,     p.value_dim};
+    sparq::tier_codes<float> codes(p.heads_kv, p.head_dim, p.value_dim);
+    CHECK_THROWS_WITH(codes.append<dispatched>(engine, 1), message);
+    CHECK(codes.size() == 0);
+    codes.append(engine, p.seq_len);
+    CHECK_THROWS_WITH(codes.rewrite<dispatched>(engine, 0), message);
+    sparq::tiered_view_storage<float> storage;
+    const sparq::token_range all{0, p.seq_len};
+    CHECK_THROWS_WITH(codes.view<dispatched>(engine, {&all, 1}, storage), message);
+}
+
+}  // namespace
 
 TEST_CASE("an unknown SPARQ_ISA is refused by the first call", "[unknown]") {
     CHECK(environment() == "AVX2");
@@ -216,6 +327,7 @@ TEST_CASE("an unknown SPARQ_ISA is refused by the first call", "[unknown]") {
                       message);
     CHECK_THROWS_WITH(sparq::dense_attention<dispatched>(p.q, cache, out, {.report = &report}),
                       message);
+    check_tiers_refuse(p, message);
     CHECK(same(out, before));
     CHECK(report.heads.empty());
     CHECK_THROWS_WITH(static_cast<void>(sparq::dispatch::active()), message);

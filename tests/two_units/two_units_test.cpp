@@ -57,6 +57,26 @@ void check(attend_function* attend, std::size_t r) {
     }
 }
 
+using tiers_function = void(const float*, const float*, const float*, std::size_t, float*);
+
+/// The expected error is the tolerance; no head here exceeds it threefold.
+void check_tiers(tiers_function* attend) {
+    const data d;
+    std::vector<float> out(2 * out_size, -1.0f);
+    attend(d.q.data(), d.keys.data(), d.values.data(), seq_len, out.data());
+    for (std::size_t g = 0; g < 2 * units::heads_kv; ++g) {
+        const auto want = reference::dense(head_of(d, g % units::heads_kv)).out;
+        double error = 0.0, norm = 0.0;
+        for (std::size_t i = 0; i < want.size(); ++i) {
+            const double got = static_cast<double>(out[g * want.size() + i]);
+            error += (got - want[i]) * (got - want[i]);
+            norm += want[i] * want[i];
+        }
+        INFO("seeds 301 to 303, KV head " << g << " of both");
+        CHECK(std::sqrt(error / norm) <= 3.0 * static_cast<double>(units::tolerance));
+    }
+}
+
 }  // namespace
 
 TEST_CASE("units of different instruction sets work side by side", "[two_units]") {
@@ -76,4 +96,13 @@ TEST_CASE("units of different instruction sets work side by side", "[two_units]"
     }
     // And the narrow one again, after the wide ones have run.
     check(units::baseline::attend, 16);
+}
+
+TEST_CASE("units attend in tiers side by side", "[two_units]") {
+    check_tiers(units::baseline::attend_tiers);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        check_tiers(units::avx2::attend_tiers);
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        check_tiers(units::avx512::attend_tiers);
+    check_tiers(units::baseline::attend_tiers);
 }

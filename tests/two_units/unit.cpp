@@ -2,6 +2,7 @@
 #include "unit.hpp"
 
 #include <stdexcept>
+#include <vector>
 
 #include <sparq/sparq.hpp>
 
@@ -24,6 +25,34 @@ bool attend(const float* q, const float* keys, const float* values, std::size_t 
         return true;
     }
     return false;
+}
+
+void attend_tiers(const float* q, const float* keys, const float* values, std::size_t seq_len,
+                  float* out) {
+    constexpr std::size_t row = heads_kv * dim, size = row * group;
+    const std::span<const float> queries(q, size), all_keys(keys, seq_len * row),
+        all_values(values, seq_len * row);
+    const sparq::tiered_params params{.tolerance = tolerance};
+    const std::size_t half = seq_len / 2;
+    sparq::tiered_cache<float> cache(heads_kv, dim);
+    cache.append(all_keys, all_values);
+    cache.truncate(half);
+    cache.append(all_keys.subspan(half * row), all_values.subspan(half * row));
+    sparq::sparq_attention(queries, cache, params, std::span(out, size));
+
+    const sparq::strided_kv<float> engine{keys,    values, nullptr, heads_kv, dim, dim,
+                                          seq_len, row,    dim,     row,      dim};
+    sparq::tier_codes<float> codes(heads_kv, dim, dim);
+    codes.append(engine, seq_len);
+    codes.truncate(half);
+    codes.append(engine, seq_len - half);
+    codes.rewrite(engine, 3);
+    codes.rewrite(engine, seq_len - 1);
+    sparq::tiered_view_storage<float> storage;
+    const sparq::token_range all{0, seq_len};
+    const auto view = codes.view(engine, {&all, 1}, storage);
+    sparq::plan_tiered(queries, view, params, std::span(out + size, size))
+        .run(sparq::serial_executor{});
 }
 
 std::size_t lanes() { return sparq::detail::simd::lanes<sparq::default_arch>; }

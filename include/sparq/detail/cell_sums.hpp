@@ -7,8 +7,6 @@
 #include <cstdint>
 
 #include "../config.hpp"
-#include "../kernels/convert.hpp"
-#include "../kernels/softmax.hpp"
 #include "../strided_kv.hpp"
 #include "isa_vector.hpp"
 #include "row_kernels.hpp"
@@ -90,11 +88,9 @@ class cell_sums {
             for (std::size_t g = 0; g < heads_kv_; ++g) {
                 const auto* row = engine.value_row(cell, g);
                 row_kernels<Arch>::add(row, value_dim_, sums + g * value_dim_);
-                if constexpr (Squares) {
-                    kernels::convert_row<Arch>(row, value_dim_, row_.data());
+                if constexpr (Squares)
                     sums[heads_kv_ * value_dim_ + g] +=
-                        kernels::sum_of_products<Arch>(row_.data(), row_.data(), value_dim_);
-                }
+                        row_kernels<Arch>::widen_and_square(row, value_dim_, row_.data());
             }
     }
 

@@ -3,14 +3,15 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
-#include "../kernels/measure_channels.hpp"
 #include "../tiered_view.hpp"
 #include "isa_vector.hpp"
+#include "row_kernels.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
@@ -31,8 +32,8 @@ class channel_sums {
     template <class Arch, class T>
     void add_keys(const T* rows, std::size_t row_stride, std::size_t skipped) noexcept {
         float *means = block_.data(), *variances = means + head_dim_;
-        kernels::measure_rows<Arch>(rows, row_stride, code_block_tokens, skipped, head_dim_, means,
-                                    variances);
+        row_kernels<Arch>::measure(rows, row_stride, code_block_tokens, skipped, head_dim_, means,
+                                   variances);
         const auto n = static_cast<double>(code_block_tokens);
         for (std::size_t c = 0; c < head_dim_; ++c) {
             const double mean = means[c];
@@ -71,7 +72,10 @@ class channel_sums {
         const double n = tokens_ == 0 ? 1.0 : static_cast<double>(tokens_);
         for (std::size_t c = 0; c < head_dim_; ++c) {
             const double mean = sums_[c] / n;
-            const double variance = std::max(0.0, sums_[head_dim_ + c] / n - mean * mean);
+            // No product is added to anything: fused or not, this has the same bits, whichever
+            // unit runs it beside kernels chosen at run time.
+            const double root = std::sqrt(sums_[head_dim_ + c] / n);
+            const double variance = std::max(0.0, (root - mean) * (root + mean));
             out[c] = static_cast<float>(mean);
             out[head_dim_ + c] = static_cast<float>(std::min(variance, most));
             out[2 * head_dim_ + c] = static_cast<float>(sums_[2 * head_dim_ + c] / n);

@@ -12,8 +12,6 @@
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
-#include "../kernels/convert.hpp"
-#include "../kernels/softmax.hpp"
 #include "../memory_policy.hpp"
 #include "../tiered_view.hpp"
 #include "../workspace.hpp"
@@ -21,6 +19,7 @@
 #include "check.hpp"
 #include "code_row_writer.hpp"
 #include "isa_vector.hpp"
+#include "row_kernels.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
@@ -146,8 +145,7 @@ class code_row_book {
 
     template <class Arch>
     double square(const T* row) noexcept {
-        kernels::convert_row<Arch>(row, value_.size(), value_.data());
-        return kernels::sum_of_products<Arch>(value_.data(), value_.data(), value_.size());
+        return row_kernels<Arch>::widen_and_square(row, value_.size(), value_.data());
     }
 
     /// body(token, segment, its index there, its code row) for tokens [begin, end).

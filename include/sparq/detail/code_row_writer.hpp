@@ -9,9 +9,9 @@
 #include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../kernels/code_rows.hpp"
-#include "../kernels/convert.hpp"
 #include "../kv_view.hpp"
 #include "isa_vector.hpp"
+#include "row_kernels.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
@@ -41,7 +41,7 @@ class code_row_writer {
     template <class Arch>
     void normalise(const code_range* ranges, float* normalisation) noexcept {
         static_assert(sizeof(code_range) == 2 * sizeof(half));
-        kernels::convert_row<Arch>(reinterpret_cast<const half*>(ranges), 2 * head_dim_,
+        row_kernels<Arch>::convert(reinterpret_cast<const half*>(ranges), 2 * head_dim_,
                                    ranges_.data());
         for (std::size_t c = 0; c < head_dim_; ++c) {
             const float width = ranges_[2 * c + 1];
@@ -53,8 +53,8 @@ class code_row_writer {
     void write_key(const T* row, const float* normalisation,
                    std::uint8_t* code_row) const noexcept {
         put(code_row + layout_.key_range,
-            kernels::encode_row<Arch>(row, normalisation, normalisation + head_dim_, head_dim_,
-                                      code_row));
+            row_kernels<Arch>::encode_row(row, normalisation, normalisation + head_dim_, head_dim_,
+                                          code_row, -1.0f));
     }
     /// @param token  gives the grid its place: where a model writes the same row for every
     ///               occurrence of a word, errors must not add up
@@ -63,9 +63,8 @@ class code_row_writer {
         const std::uint32_t hash = (static_cast<std::uint32_t>(token) + 1) * 3242174889u;
         const float dither = static_cast<float>(hash >> 8) * 0x1p-24f;
         put(code_row + layout_.value_range,
-            kernels::encode_row<Arch>(row, static_cast<const float*>(nullptr),
-                                      static_cast<const float*>(nullptr), value_dim_,
-                                      code_row + layout_.value_codes, dither));
+            row_kernels<Arch>::encode_row(row, nullptr, nullptr, value_dim_,
+                                          code_row + layout_.value_codes, dither));
     }
 
    private:

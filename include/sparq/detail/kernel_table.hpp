@@ -4,11 +4,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
+#include "../kernels/code_rows.hpp"
 #include "../params.hpp"
 #include "../scalar_types.hpp"
+#include "../tiered_params.hpp"
+#include "../tiered_view.hpp"
 #include "attention_request.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -57,16 +61,31 @@ struct code_calls {
                    code_range* ranges) noexcept;
 };
 
+/// In tiers: as make_sparq, and what row_kernels does with rows.
+template <class T>
+struct tier_calls {
+    std::size_t (*make)(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
+                        const tiered_params& params, std::byte* state);
+    task_calls tasks;
+    kernels::row_range (*encode_row)(const T* row, const float* mean, const float* inverse_spread,
+                                     std::size_t width, std::uint8_t* codes, float dither) noexcept;
+    float (*widen_and_square)(const T* row, std::size_t n, float* wide) noexcept;
+    void (*measure)(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t skipped,
+                    std::size_t width, float* mean, float* variance) noexcept;
+};
+
 template <class T>
 struct kernel_calls {
     step_calls<T, T> steps;
     void (*convert)(const float* from, std::size_t n, T* to) noexcept;
+    void (*widen)(const T* from, std::size_t n, float* to) noexcept;
     void (*add)(const T* row, std::size_t n, double* sums) noexcept;
     void (*transpose)(const T* rows, std::size_t row_stride, std::size_t tokens, std::size_t width,
                       T* out, std::size_t out_stride) noexcept;
     code_calls<T, int8_label> int8;
     code_calls<T, int4_label> int4;
     code_calls<T, int2_label> int2;
+    tier_calls<T> tiers;
 };
 
 struct kernel_table {

@@ -3,10 +3,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "../config.hpp"
+#include "../kernels/code_rows.hpp"
 #include "../kernels/convert.hpp"
 #include "../kernels/encode_codes.hpp"
+#include "../kernels/measure_channels.hpp"
+#include "../kernels/softmax.hpp"
 #include "../kernels/transpose.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -36,6 +40,27 @@ struct row_kernels {
                        code_range* ranges) noexcept {
         kernels::encode_rows<Arch>(rows, row_stride, tokens, width, skipped, codes, channel_stride,
                                    ranges);
+    }
+
+    // Of caches in tiers.
+
+    template <class T>
+    static kernels::row_range encode_row(const T* row, const float* mean,
+                                         const float* inverse_spread, std::size_t width,
+                                         std::uint8_t* codes, float dither) noexcept {
+        return kernels::encode_row<Arch>(row, mean, inverse_spread, width, codes, dither);
+    }
+    /// Widens a row; returns the sum of its squares.
+    template <class T>
+    static float widen_and_square(const T* row, std::size_t n, float* wide) noexcept {
+        kernels::convert_row<Arch>(row, n, wide);
+        return kernels::sum_of_products<Arch>(wide, wide, n);
+    }
+    template <class T>
+    static void measure(const T* rows, std::size_t row_stride, std::size_t tokens,
+                        std::size_t skipped, std::size_t width, float* mean,
+                        float* variance) noexcept {
+        kernels::measure_rows<Arch>(rows, row_stride, tokens, skipped, width, mean, variance);
     }
 };
 
