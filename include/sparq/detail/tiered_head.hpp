@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "multiply_add.hpp"
 #include "tiered_outputs.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -74,12 +75,12 @@ class tiered_head : public tiered_outputs<Arch, T> {
         for (std::size_t h = 0; h < group_; ++h) {
             float size = 0.0f;
             for (std::size_t c = 0; c < view_.value_dim(); ++c) {
-                const float y =
-                    s_.exact_sums[h * columns_ + c] + (1.0f - s_.mix[h].exact) * s_.mean[c];
-                size += y * y;
+                const float y = multiply_add(1.0f - s_.mix[h].exact, s_.mean[c],
+                                             s_.exact_sums[h * columns_ + c]);
+                size = multiply_add(y, y, size);
             }
             const kernels::weight_sums& all = s_.scanned[h];
-            size += static_cast<float>(all.squares) * value_variance_;
+            size = multiply_add(static_cast<float>(all.squares), value_variance_, size);
             slope += static_cast<float>(all.squares_by_greatest) * value_variance_ / size;
         }
         slope *= steps::first_risk / (static_cast<float>(group_) * s_.histogram->total());
@@ -180,7 +181,8 @@ class tiered_head : public tiered_outputs<Arch, T> {
         const float* square_width = view_.of_head(g_).moments.square_width;
         const float* q = queries_.data + h * queries_.stride;
         float noise = 0.0f;
-        for (std::size_t c = 0; c < view_.head_dim(); ++c) noise += q[c] * q[c] * square_width[c];
+        for (std::size_t c = 0; c < view_.head_dim(); ++c)
+            noise = multiply_add(q[c] * q[c], square_width[c], noise);
         return noise / 12.0f;
     }
     /// body(cost, first, count) for A and for B: `share` of the squared relative error that
@@ -268,10 +270,11 @@ class tiered_head : public tiered_outputs<Arch, T> {
         const steps::head_mix& mix = s_.mix[h];
         float* out = call_.out_row(g_, h);
         for (std::size_t c = 0; c < view_.value_dim(); ++c)
-            out[c] = (s_.exact_sums[h * columns_ + c] + s_.certain_sums[h * columns_ + c]) *
-                         mix.certain_factor() +
-                     s_.drawn_sums[h * columns_ + c] * mix.drawn_factor() +
-                     mix.mean_factor() * s_.tail_mean[c];
+            out[c] =
+                multiply_add(s_.exact_sums[h * columns_ + c] + s_.certain_sums[h * columns_ + c],
+                             mix.certain_factor(),
+                             multiply_add(s_.drawn_sums[h * columns_ + c], mix.drawn_factor(),
+                                          mix.mean_factor() * s_.tail_mean[c]));
         if (call_.report == nullptr) return;
         head_report& report = call_.report->heads[g_ * group_ + h];
         report = {};

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "multiply_add.hpp"
 #include "tiered_reads.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -92,9 +93,9 @@ class tiered_outputs : public tiered_reads<Arch, T> {
         for (std::size_t c = 0; c < width; ++c) {
             const float sum = s_.exact_sums[h * columns_ + c] + s_.certain_sums[h * columns_ + c];
             s_.sampled[c] = (sum + s_.drawn_sums[h * columns_ + c]) / z1;
-            s_.output[c] = (sum + mix.tail * s_.tail_mean[c]) / z0;
+            s_.output[c] = multiply_add(mix.tail, s_.tail_mean[c], sum) / z0;
             const float off = s_.mean[c] - s_.sampled[c];
-            distance += off * off;
+            distance = multiply_add(off, off, distance);
         }
         mix.spread = value_variance_ + distance;
         mix.variance =

@@ -11,6 +11,7 @@
 #include "../steps/approximate_scores.hpp"
 #include "../tiered_params.hpp"
 #include "baseline_call.hpp"
+#include "multiply_add.hpp"
 #include "tiered_scratch.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -167,7 +168,7 @@ class tiered_reads {
         for (std::size_t c = 0; c < view_.value_dim(); ++c) {
             s_.rest[c] = sums[c] - s_.rest[c];
             s_.mean[c] = static_cast<float>(sums[c] / n);
-            mean_square += sums[c] / n * (sums[c] / n);
+            mean_square = multiply_add(sums[c] / n, sums[c] / n, mean_square);
         }
         value_variance_ =
             static_cast<float>(std::max(0.0, view_.of_head(g_).value_squares / n - mean_square));

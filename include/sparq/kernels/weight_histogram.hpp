@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "../config.hpp"
+#include "../detail/multiply_add.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -46,7 +47,8 @@ class weight_histogram {
         std::uint32_t count = 0;
         for (std::size_t b = 0; b < bins; ++b) {
             below_[b] = sum;
-            sum += static_cast<float>(count_[0][b] + count_[1][b]) * 0.5f * (edge(b) + edge(b + 1));
+            const auto tokens = static_cast<float>(count_[0][b] + count_[1][b]);
+            sum = sparq::detail::multiply_add(tokens * 0.5f, edge(b) + edge(b + 1), sum);
         }
         for (std::size_t b = bins; b-- != 0;) {
             count += count_[0][b] + count_[1][b];

@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "../../config.hpp"
+#include "../../detail/multiply_add.hpp"
 #include "../../kernels/top_k.hpp"
 #include "../../tiered_view.hpp"
 #include "../attend_selected.hpp"
@@ -57,11 +58,12 @@ SPARQ_PER_ISA inline void weigh_channels(const scaled_queries& q, std::size_t he
     for (std::size_t h = 0; h < q.heads; ++h) {
         const float* query = q.data + h * q.stride;
         choice.unread[h] = 0.0f;
-        for (std::size_t c = 0; c < head_dim; ++c) choice.unread[h] += query[c] * known.mean[c];
+        for (std::size_t c = 0; c < head_dim; ++c)
+            choice.unread[h] = detail::multiply_add(query[c], known.mean[c], choice.unread[h]);
         for (std::size_t i = 0; i < r; ++i) {
             const std::size_t c = choice.channels[i];
             choice.weights[h * r + i] = query[c];
-            choice.unread[h] -= query[c] * known.mean[c];
+            choice.unread[h] = detail::multiply_add(-query[c], known.mean[c], choice.unread[h]);
         }
     }
 }
@@ -85,10 +87,12 @@ scanned_channels choose_channels(const scaled_queries& q, std::size_t head_dim,
     for (std::size_t c = 0; c < head_dim; ++c) {
         float square = 0.0f;
         for (std::size_t h = 0; h < q.heads; ++h)
-            square += q.data[h * q.stride + c] * q.data[h * q.stride + c];
+            square =
+                detail::multiply_add(q.data[h * q.stride + c], q.data[h * q.stride + c], square);
         square /= static_cast<float>(q.heads);
-        gain[c] = square * std::max(0.0f, known.variance[c] - code_error * known.square_width[c]);
-        all += square * known.variance[c];
+        gain[c] = square * std::max(0.0f, detail::multiply_add(-code_error, known.square_width[c],
+                                                               known.variance[c]));
+        all = detail::multiply_add(square, known.variance[c], all);
     }
     for (;; r = std::min(r + 8, head_dim)) {
         kernels::top_k<Arch>(gain, head_dim, r, nullptr, scratch + head_dim, choice.channels);

@@ -21,6 +21,7 @@
 #include <limits>
 
 #include "../../config.hpp"
+#include "../../detail/multiply_add.hpp"
 #include "../../kernels/listed_weights.hpp"
 #include "../../kernels/softmax.hpp"
 #include "../../kernels/weight_histogram.hpp"
@@ -105,16 +106,17 @@ void weigh_drawn(float* weights, const float* scanned, const float* chance, std:
 SPARQ_PER_ISA inline void shrink_tail(const float* sampled, float* mean, std::size_t n,
                                       head_mix& mix) noexcept {
     float distance = 0.0f;
-    for (std::size_t c = 0; c < n; ++c) distance += (sampled[c] - mean[c]) * (sampled[c] - mean[c]);
+    for (std::size_t c = 0; c < n; ++c)
+        distance = detail::multiply_add(sampled[c] - mean[c], sampled[c] - mean[c], distance);
     mix.shrink = distance > 0.0f ? std::max(0.0f, 1.0f - mix.variance / distance) : 1.0f;
     mix.size = 0.0f;
     for (std::size_t c = 0; c < n; ++c) {
-        mean[c] += mix.shrink * (sampled[c] - mean[c]);
-        mix.size += mean[c] * mean[c];
+        mean[c] = detail::multiply_add(mix.shrink, sampled[c] - mean[c], mean[c]);
+        mix.size = detail::multiply_add(mean[c], mean[c], mix.size);
     }
     mix.size = std::max(mix.size, std::numeric_limits<float>::min());
     mix.risk = sampling_safety * sampling_safety * mix.variance / mix.size *
-               (unshrunk_share + (1.0f - unshrunk_share) * mix.shrink);
+               detail::multiply_add(1.0f - unshrunk_share, mix.shrink, unshrunk_share);
 }
 
 }  // namespace steps
