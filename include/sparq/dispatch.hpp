@@ -10,7 +10,8 @@
 // arch::dispatched goes where an Arch may be named in sparq_attention, dense_attention,
 // plan_sparq, plan_dense, kv_cache and key_labels, for Label = T and for labels of few bits,
 // and in attention in tiers: sparq_attention, plan_tiered, tiered_cache and tier_codes.
-// The result has the bits of the same call compiled for the instruction set that runs.
+// The result has the bits of the same call compiled for the instruction set that runs (with
+// -O2 or -O3: g++ does not fuse multiplications and additions with less).
 //
 // The choice is made by the first call and is the widest set that the processor and the
 // system can run. The environment variable SPARQ_ISA (sse2, avx2, avx512) names the
