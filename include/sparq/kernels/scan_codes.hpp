@@ -65,8 +65,7 @@ class run_scan {
                     ask_for_ranges(s + 4);
                     weigh(s);
                 }
-                const std::size_t place = scan_strip(s);
-                if (last_pass_) scanned(place);
+                scan_strip(s, scanned);
             }
         }
     }
@@ -118,8 +117,10 @@ class run_scan {
         return count;
     }
 
-    /// This pass over what is scanned of strip s. Returns the place behind it.
-    std::size_t scan_strip(std::size_t s) noexcept {
+    /// This pass over what is scanned of strip s. Says so tile by tile: what is done with the
+    /// logits then leaves memory time for the next ones, but not so much that it waits itself.
+    template <class Scanned>
+    void scan_strip(std::size_t s, const Scanned& scanned) noexcept {
         constexpr std::size_t block = code_block_tokens, most = tile_tokens(wide);
         const code_strip<Label>& strip = run_.strips[s];
         const std::size_t begin = std::max(run_.begin, strip.begin);
@@ -129,6 +130,7 @@ class run_scan {
             if (whole && t + most <= end) {
                 tile<wide>(s, t, logits_ + (t - run_.begin), stride_);
                 t += most;
+                if (last_pass_) scanned(t);
                 continue;
             }
             if (whole && t + block <= end)
@@ -136,8 +138,8 @@ class run_scan {
             else if (first_term_ == 0)
                 scan_edge(s, t, std::max(t, begin), std::min(t + block, end));
             t += block;
+            if (last_pass_) scanned(std::min(t, end));
         }
-        return end;
     }
 
     /// Places [from, end) of a block that is not seen as a whole, or whose logits hold other
