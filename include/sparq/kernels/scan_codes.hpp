@@ -61,10 +61,7 @@ class run_scan {
         for (std::size_t term = 0; term < terms_; term += at_once) {
             begin_pass(term);
             for (std::size_t s = 0; s < run_.count; ++s) {
-                if (term == 0) {
-                    ask_for_ranges(s + 4);
-                    weigh(s);
-                }
+                if (term == 0) ask_for_ranges(s + 4), weigh(s);
                 scan_strip(s, scanned);
             }
         }
@@ -117,8 +114,7 @@ class run_scan {
         return count;
     }
 
-    /// This pass over what is scanned of strip s. Says so tile by tile: what is done with the
-    /// logits then leaves memory time for the next ones, but not so much that it waits itself.
+    /// This pass over what is scanned of strip s, said tile by tile: memory works meanwhile.
     template <class Scanned>
     void scan_strip(std::size_t s, const Scanned& scanned) noexcept {
         constexpr std::size_t block = code_block_tokens, most = tile_tokens(wide);
