@@ -55,8 +55,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
                     budget = steps::sampling_share * tolerance * tolerance;
         this->begin_batches();
         this->find_reach();
-        const bool useless = s_.scan->noise > steps::scan_noise_useless * steps::scan_noise_useless;
-        std::size_t edge = useless ? 0 : first_edge(budget);
+        std::size_t edge = first_edge(budget);
         for (std::size_t batch = 1;; ++batch) {
             this->collect(edge);
             if (this->exceeds_dense()) return false;
