@@ -54,9 +54,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
     bool refine_enough() noexcept {
         const float tolerance = params_.tolerance,
                     budget = steps::sampling_share * tolerance * tolerance;
+        this->begin_batches();
         this->find_reach();
-        const bool useless = s_.scan->noise > steps::scan_noise_useless * steps::scan_noise_useless;
-        std::size_t edge = useless ? 0 : first_edge(budget);
+        std::size_t edge = first_edge(budget);
         for (std::size_t batch = 1;; ++batch) {
             this->collect(edge);
             if (this->exceeds_dense()) return false;
@@ -94,10 +94,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
     bool refine_fixed() noexcept {
         const std::size_t inside = std::min(newest_, scanned_) - sinks_;
         const std::size_t refined = std::min(params_.refined, inside);
-        certain_ = best_scanned(refined + std::min(params_.exact, inside - refined));
-        drawn_ = 0;
-        threshold_ = 0.0f;
-        this->add_unscanned();
+        this->begin_batches();
+        this->collect_fixed(best_scanned(s_.tokens + certain_,
+                                         refined + std::min(params_.exact, inside - refined)));
         if (this->exceeds_dense()) return false;
         this->refine();
         this->mix_outputs();
@@ -105,8 +104,8 @@ class tiered_head : public tiered_outputs<Arch, T> {
     }
 
     /// The n best of the scanned tokens, ascending: those above an edge of the histogram, less
-    /// the surplus.
-    std::size_t best_scanned(std::size_t n) noexcept {
+    /// the surplus. Returns their number.
+    std::size_t best_scanned(std::uint32_t* tokens, std::size_t n) noexcept {
         if (n == 0) return 0;
         std::size_t edge = this->edge_with(n);
         const auto reached = [&] {
@@ -115,9 +114,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
         };
         while (edge != 0 && reached() < n) --edge;  // the histogram may be an estimate
         const std::size_t found = kernels::collect_certain<Arch>(
-            s_.greatest, scanned_, edge == 0 ? 0.0f : kernels::weight_histogram::edge(edge),
-            s_.tokens, steps::code_row_prefetch<T>(view_, g_));
-        for (std::size_t j = 0; j < found; ++j) s_.weights[j] = s_.greatest[s_.tokens[j]];
+            s_.greatest, scanned_, edge == 0 ? 0.0f : kernels::weight_histogram::edge(edge), tokens,
+            steps::code_row_prefetch<T>(view_, g_));
+        for (std::size_t j = 0; j < found; ++j) s_.weights[j] = s_.greatest[tokens[j]];
         const float least = kernels::find_threshold<Arch>(s_.weights, found, n).value;
         std::size_t surplus = kernels::detail::count_at_least<Arch>(s_.weights, found, least) - n;
         std::size_t count = 0;
@@ -127,7 +126,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
                 --surplus;
             }
         for (std::size_t j = 0; j < found; ++j)
-            if (s_.weights[j] >= least) s_.tokens[count++] = s_.tokens[j];
+            if (s_.weights[j] >= least) tokens[count++] = tokens[j];
         return count;
     }
 
@@ -175,6 +174,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
             s_.exact[exact_ + picks_++] = s_.tokens[j];
             if (j < certain_) ++certain_picks_;
         }
+        std::uint32_t* tokens = s_.exact + exact_;  // what is read goes in order
+        std::sort(tokens, tokens + certain_picks_);
+        std::sort(tokens + certain_picks_, tokens + picks_);
     }
     /// Variance of a 4-bit logit for codes of step 1.
     [[nodiscard]] float key_noise(std::size_t h) const noexcept {
@@ -233,8 +235,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
             s_.rows[i] = s_.rows[j];
             s_.value_minimum[i] = s_.value_minimum[j];
             s_.value_step[i] = s_.value_step[j];
-            if (i >= certain_picks_) s_.chance[i - certain_picks_] = s_.chance[j - certain_];
         }
+        for (std::size_t i = certain_picks_; i < picks_; ++i)
+            s_.chance[i - certain_picks_] = this->chance_of(s_.exact[exact_ + i]);
     }
 
     /// In all sums the exact weights and values of the picked tokens take the place of those

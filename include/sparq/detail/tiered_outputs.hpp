@@ -8,18 +8,19 @@
 #include <cstdint>
 
 #include "multiply_add.hpp"
-#include "tiered_reads.hpp"
+#include "tiered_batches.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
 template <class Arch, class T>
-class tiered_outputs : public tiered_reads<Arch, T> {
+class tiered_outputs : public tiered_batches<Arch, T> {
    protected:
-    using base = tiered_reads<Arch, T>;
+    using base = tiered_batches<Arch, T>;
     using base::call_, base::view_, base::params_, base::s_, base::g_, base::group_, base::tokens_,
         base::scanned_, base::columns_, base::queries_, base::sinks_, base::newest_, base::exact_,
-        base::certain_, base::drawn_, base::picks_, base::threshold_, base::value_variance_;
+        base::certain_, base::drawn_, base::picks_, base::threshold_, base::value_variance_,
+        base::unscanned_, base::weighed_;
 
    public:
     using base::base;
@@ -41,24 +42,23 @@ class tiered_outputs : public tiered_reads<Arch, T> {
         return risk / static_cast<float>(group_);
     }
 
-    /// e of A and w of B in s_.weights, and their sums.
+    /// e of A and w of B in s_.weights, and their sums: of A what is new.
     void weigh() noexcept {
-        // What was not scanned comes last in A.
-        std::size_t scanned_of_a = certain_;
-        while (scanned_of_a != 0 && s_.tokens[scanned_of_a - 1] >= scanned_) --scanned_of_a;
-        float* inverse = s_.gain;  // not needed yet
-        for (std::size_t j = 0; j < scanned_of_a; ++j) inverse[j] = s_.greatest[s_.tokens[j]];
-        kernels::invert_weights<Arch>(inverse, scanned_of_a, inverse);
+        const std::size_t first = std::max(weighed_, unscanned_), scanned_of_a = certain_ - first;
+        float* inverse = group_ > 1 ? s_.gain : nullptr;  // not needed yet
+        for (std::size_t j = 0; inverse != nullptr && j < scanned_of_a; ++j)
+            inverse[j] = s_.greatest[s_.tokens[first + j]];
+        if (inverse != nullptr) kernels::invert_weights<Arch>(inverse, scanned_of_a, inverse);
         for (std::size_t h = 0; h < group_; ++h) {
             steps::head_mix& mix = s_.mix[h];
             const float* logits = s_.logits + h * tokens_;
             const float* scanned = s_.scores + h * tokens_;
             float* weights = s_.weights + h * tokens_;
             const float shift = s_.shift[h];
-            mix.certain = steps::relative_weights<Arch>(logits, certain_, shift, weights);
+            mix.certain += steps::relative_weights<Arch>(logits + weighed_, certain_ - weighed_,
+                                                         shift, weights + weighed_);
             for (std::size_t j = 0; j < scanned_of_a; ++j)
-                s_.scanned_weights[j] = scanned[s_.tokens[j]];
-            mix.seen = {};
+                s_.scanned_weights[j] = scanned[s_.tokens[first + j]];
             kernels::sum_weights<Arch>(s_.scanned_weights, inverse, scanned_of_a, mix.seen);
             mix.tail = static_cast<float>(std::max(0.0, s_.scanned[h].p - mix.seen.p));
             for (std::size_t j = 0; j < drawn_; ++j)
@@ -71,11 +71,11 @@ class tiered_outputs : public tiered_reads<Arch, T> {
 
     /// The weighted sums of V at 4 bits, and the plain one over A.
     void read_values() noexcept {
-        std::fill_n(s_.weights + group_ * tokens_, certain_, 1.0f);
-        std::fill_n(s_.certain_sums, (group_ + 1) * columns_, 0.0f);
+        std::fill_n(s_.weights + group_ * tokens_ + weighed_, certain_ - weighed_, 1.0f);
         std::fill_n(s_.drawn_sums, group_ * columns_, 0.0f);
-        values_of(0, certain_, group_ + 1, s_.certain_sums);
+        values_of(weighed_, certain_ - weighed_, group_ + 1, s_.certain_sums);
         values_of(certain_, drawn_, group_, s_.drawn_sums);
+        weighed_ = certain_;
     }
 
     void values_of(std::size_t first, std::size_t count, std::size_t heads,

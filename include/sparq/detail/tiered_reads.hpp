@@ -191,10 +191,10 @@ class tiered_reads {
             float* greatest = s_.greatest + begin;
             kernels::scale_weights<Arch>(s_.scores + begin, tokens_, group_, s_.factors + b,
                                          blocks(), n, greatest);
-            kernels::invert_weights<Arch>(greatest, n, inverse);
+            if (group_ > 1) kernels::invert_weights<Arch>(greatest, n, inverse);
             for (std::size_t h = 0; h < group_; ++h)
-                kernels::sum_weights<Arch>(s_.scores + h * tokens_ + begin, inverse, n,
-                                           s_.scanned[h]);
+                kernels::sum_weights<Arch>(s_.scores + h * tokens_ + begin,
+                                           group_ > 1 ? inverse : nullptr, n, s_.scanned[h]);
             s_.histogram->add(greatest, n, b % step, step);
         }
         s_.histogram->finish(static_cast<std::uint32_t>(step));
@@ -205,66 +205,6 @@ class tiered_reads {
     /// are enough.
     [[nodiscard]] std::size_t histogram_step() const noexcept {
         return std::clamp<std::size_t>(scanned_ / steps::counted_weights, 1, 32);
-    }
-    /// Before the first collect.
-    void find_reach() noexcept {
-        const kernels::token_uniforms uniforms(tokens_);
-        kernels::find_reach<Arch>(s_.greatest, 0, scanned_, steps::draw_spread, uniforms, s_.reach);
-    }
-
-    [[nodiscard]] float expected_rows(std::size_t b) const noexcept {
-        return s_.histogram->at_least(b) +
-               s_.histogram->below(b) / (steps::draw_spread * kernels::weight_histogram::edge(b));
-    }
-    /// The highest edge at which so many rows are read on average.
-    [[nodiscard]] std::size_t edge_for_rows(float rows) const noexcept {
-        std::size_t b = kernels::weight_histogram::bins - 1;
-        while (b != 0 && expected_rows(b) < rows) --b;
-        return b;
-    }
-    /// The highest edge that at least n scanned tokens reach; 0: all.
-    [[nodiscard]] std::size_t edge_with(std::size_t n) const noexcept {
-        std::size_t b = kernels::weight_histogram::bins - 1;
-        while (b != 0 && s_.histogram->at_least(b) < static_cast<float>(n)) --b;
-        return b;
-    }
-    /// The variance goes with edge * weight below it: the highest edge that meets the budget.
-    [[nodiscard]] std::size_t next_edge(std::size_t edge, float risk, float budget,
-                                        bool is_last) const noexcept {
-        const auto scale = [&](std::size_t b) {
-            return kernels::weight_histogram::edge(b) * s_.histogram->below(b);
-        };
-        const float base = scale(edge);
-        std::size_t b = edge - 1;
-        while (b != 0 && risk * scale(b) > budget * base) --b;
-        if (!is_last)
-            b = std::max(
-                b, edge_for_rows(steps::batch_growth * static_cast<float>(certain_ + drawn_)));
-        return std::min(b, edge - 1);
-    }
-
-    /// A (and the tokens that were not scanned), then B.
-    void collect(std::size_t edge) noexcept {
-        threshold_ = kernels::weight_histogram::edge(edge);
-        std::uint32_t* drawn = s_.picks;  // not needed yet
-        const kernels::collected_tokens found =
-            kernels::collect_reached<Arch>(s_.greatest, s_.reach, scanned_, threshold_, s_.tokens,
-                                           drawn, steps::code_row_prefetch<T>(view_, g_));
-        certain_ = found.certain, drawn_ = found.drawn;
-        add_unscanned();
-        std::copy_n(drawn, drawn_, s_.tokens + certain_);
-        const float spread = steps::draw_spread * threshold_;
-        for (std::size_t j = 0; j < drawn_; ++j) s_.chance[j] = s_.greatest[drawn[j]] / spread;
-    }
-    void add_unscanned() noexcept {
-        for (std::size_t t = std::max(scanned_, sinks_); t < newest_; ++t)
-            s_.tokens[certain_++] = static_cast<std::uint32_t>(t);
-    }
-
-    void refine() noexcept {
-        refined_ = certain_ + drawn_;  // each batch holds the ones before it
-        steps::refine_logits<Arch, T>(view_, g_, coefficients_, group_, listed(0, certain_));
-        steps::refine_logits<Arch, T>(view_, g_, coefficients_, group_, listed(certain_, drawn_));
     }
     /// Some of s_.tokens.
     [[nodiscard]] steps::refined_tokens listed(std::size_t first,

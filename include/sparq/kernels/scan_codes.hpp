@@ -61,12 +61,8 @@ class run_scan {
         for (std::size_t term = 0; term < terms_; term += at_once) {
             begin_pass(term);
             for (std::size_t s = 0; s < run_.count; ++s) {
-                if (term == 0) {
-                    ask_for_ranges(s + 4);
-                    weigh(s);
-                }
-                const std::size_t place = scan_strip(s);
-                if (last_pass_) scanned(place);
+                if (term == 0) ask_for_ranges(s + 4), weigh(s);
+                scan_strip(s, scanned);
             }
         }
     }
@@ -118,8 +114,9 @@ class run_scan {
         return count;
     }
 
-    /// This pass over what is scanned of strip s. Returns the place behind it.
-    std::size_t scan_strip(std::size_t s) noexcept {
+    /// This pass over what is scanned of strip s, said tile by tile: memory works meanwhile.
+    template <class Scanned>
+    void scan_strip(std::size_t s, const Scanned& scanned) noexcept {
         constexpr std::size_t block = code_block_tokens, most = tile_tokens(wide);
         const code_strip<Label>& strip = run_.strips[s];
         const std::size_t begin = std::max(run_.begin, strip.begin);
@@ -129,6 +126,7 @@ class run_scan {
             if (whole && t + most <= end) {
                 tile<wide>(s, t, logits_ + (t - run_.begin), stride_);
                 t += most;
+                if (last_pass_) scanned(t);
                 continue;
             }
             if (whole && t + block <= end)
@@ -136,8 +134,8 @@ class run_scan {
             else if (first_term_ == 0)
                 scan_edge(s, t, std::max(t, begin), std::min(t + block, end));
             t += block;
+            if (last_pass_) scanned(std::min(t, end));
         }
-        return end;
     }
 
     /// Places [from, end) of a block that is not seen as a whole, or whose logits hold other

@@ -122,25 +122,32 @@ void invert_weights(const float* greatest, std::size_t n, float* inverse) noexce
 }
 
 /// Adds n tokens of one head to the sums.
-/// @param inverse  of f
+/// @param inverse  of f; null where there is no other head: f is p
 template <class Arch>
 void sum_weights(const float* p, const float* inverse, std::size_t n, weight_sums& sums) noexcept {
     namespace simd = sparq::detail::simd;
     auto sum = simd::splat<Arch>(0.0f), squares = sum, ratios = sum;
-    const auto take = [&](const simd::f32<Arch>& weight, const simd::f32<Arch>& over) {
-        const auto square = weight * weight;
+    const auto take = [&](const simd::f32<Arch>& weight) {
         sum = sum + weight;
-        squares = squares + square;
-        ratios = simd::multiply_add<Arch>(square, over, ratios);
+        squares = simd::multiply_add<Arch>(weight, weight, squares);
     };
+    const auto take_ratio = [&](const simd::f32<Arch>& weight, const simd::f32<Arch>& over) {
+        ratios = simd::multiply_add<Arch>(weight * weight, over, ratios);
+    };
+    const bool alone = inverse == nullptr;
     std::size_t t = 0;
-    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>)
-        take(simd::load<Arch>(p + t), simd::load<Arch>(inverse + t));
-    if (const std::size_t rest = n - t; rest != 0)
-        take(simd::load_partial<Arch>(p + t, rest), simd::load_partial<Arch>(inverse + t, rest));
+    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) {
+        take(simd::load<Arch>(p + t));
+        if (!alone) take_ratio(simd::load<Arch>(p + t), simd::load<Arch>(inverse + t));
+    }
+    if (const std::size_t rest = n - t; rest != 0) {
+        const auto weight = simd::load_partial<Arch>(p + t, rest);
+        take(weight);
+        if (!alone) take_ratio(weight, simd::load_partial<Arch>(inverse + t, rest));
+    }
     sums.p += static_cast<double>(simd::sum_lanes<Arch>(sum));
     sums.squares += static_cast<double>(simd::sum_lanes<Arch>(squares));
-    sums.squares_by_greatest += static_cast<double>(simd::sum_lanes<Arch>(ratios));
+    sums.squares_by_greatest += static_cast<double>(simd::sum_lanes<Arch>(alone ? sum : ratios));
 }
 
 }  // namespace kernels

@@ -33,7 +33,8 @@ class spread_sums {
     using vec = detail::simd::f32<Arch>;
 
    public:
-    static constexpr std::size_t most = 64;  ///< channels
+    /// Channels: of most models all, so that the ranges are read as they lie.
+    static constexpr std::size_t most = 128;
 
     spread_sums(std::size_t first, std::size_t count) noexcept : first_(first), count_(count) {}
 

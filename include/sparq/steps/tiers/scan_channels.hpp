@@ -35,10 +35,8 @@ namespace steps {
 inline constexpr float code_error = 0.12f;
 
 /// More channels than asked for are scanned, eight at a time, until the noise of a logit
-/// (mean over the heads, as a deviation) is below the first; where all channels leave more than
-/// the second, the scan cannot rank and all tokens are refined.
+/// (mean over the heads, as a deviation) is below it.
 inline constexpr float scan_noise_limit = 1.75f;
-inline constexpr float scan_noise_useless = 2.0f;
 
 /// What the scan is told, in scratch.
 struct channel_choice {

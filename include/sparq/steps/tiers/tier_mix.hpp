@@ -33,8 +33,9 @@ namespace steps {
 inline constexpr float draw_spread = 2.0f;
 /// Share of tolerance^2 that sampling may use; what it leaves goes to the 4-bit rows.
 inline constexpr float sampling_share = 0.7f;
-/// The estimated deviation is multiplied with it.
-inline constexpr float sampling_safety = 0.95f;
+/// The estimated deviation is multiplied with it: the true error is then what is expected, in
+/// the median over real heads (docs/tiers.md).
+inline constexpr float sampling_safety = 0.72f;
 /// A batch is enough up to this times its share.
 inline constexpr float sampling_slack = 1.2f;
 /// Of the sampling variance that is left where the mean tail is taken.
@@ -46,7 +47,7 @@ inline constexpr std::size_t most_batches = 4;
 inline constexpr std::size_t counted_weights = 2048;
 /// Least rows of the first batch, and by how much the risk is taken for less than what scanned
 /// weights promise, so that few heads read too much.
-inline constexpr float first_rows = 32.0f, first_risk = 0.5f;
+inline constexpr float first_rows = 32.0f, first_risk = 0.4f;
 /// A batch multiplies the rows read by this at most.
 inline constexpr float batch_growth = 4.0f;
 
