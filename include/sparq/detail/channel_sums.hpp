@@ -8,6 +8,7 @@
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
+#include "../kernels/int8_channels.hpp"
 #include "../kernels/measure_channels.hpp"
 #include "../tiered_view.hpp"
 #include "isa_vector.hpp"

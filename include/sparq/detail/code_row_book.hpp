@@ -13,6 +13,7 @@
 #include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../kernels/convert.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kernels/softmax.hpp"
 #include "../memory_policy.hpp"
 #include "../tiered_view.hpp"

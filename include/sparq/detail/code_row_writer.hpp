@@ -10,6 +10,7 @@
 #include "../config.hpp"
 #include "../kernels/code_rows.hpp"
 #include "../kernels/convert.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kv_view.hpp"
 #include "isa_vector.hpp"
 
@@ -56,16 +57,20 @@ class code_row_writer {
             kernels::encode_row<Arch>(row, normalisation, normalisation + head_dim_, head_dim_,
                                       code_row));
     }
+    template <class Arch>
+    void write_key(const int8_row* row, const float* normalisation,
+                   std::uint8_t* code_row) noexcept {
+        kernels::convert_row<Arch>(row, head_dim_, ranges_.data());
+        write_key<Arch>(static_cast<const float*>(ranges_.data()), normalisation, code_row);
+    }
     /// @param token  gives the grid its place: where a model writes the same row for every
     ///               occurrence of a word, errors must not add up
     template <class Arch, class T>
     void write_value(const T* row, std::size_t token, std::uint8_t* code_row) const noexcept {
-        const std::uint32_t hash = (static_cast<std::uint32_t>(token) + 1) * 3242174889u;
-        const float dither = static_cast<float>(hash >> 8) * 0x1p-24f;
         put(code_row + layout_.value_range,
-            kernels::encode_row<Arch>(row, static_cast<const float*>(nullptr),
-                                      static_cast<const float*>(nullptr), value_dim_,
-                                      code_row + layout_.value_codes, dither));
+            kernels::encode_row<Arch>(
+                row, static_cast<const float*>(nullptr), static_cast<const float*>(nullptr),
+                value_dim_, code_row + layout_.value_codes, kernels::token_dither(token)));
     }
 
    private:

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -36,6 +37,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
         read_picks();
         exchange_picks();
         if (!sums_are_sound()) return false;
+        if constexpr (std::same_as<T, int8_row>) this->add_row_noise(certain_picks_);
         for (std::size_t h = 0; h < group_; ++h) write_head(h);
         return true;
     }

@@ -104,6 +104,43 @@ class tiered_outputs : public tiered_reads<Arch, T> {
         return mix.risk;
     }
 
+    /// What the 8 bits of the rows that were read exactly add to the risk: as choose_picks has it
+    /// for 4 bits, but K's codes are in channels as they are. (Of other tokens 4 bits are what
+    /// counts.)
+    /// @param certain_picks  of the picks, those that stand first
+    void add_row_noise(std::size_t certain_picks) noexcept {
+        const std::size_t certain = exact_ + certain_picks, n = exact_ + picks_;
+        load_row_steps(0, exact_);
+        load_row_steps(exact_, certain);
+        load_row_steps(certain, n);
+        float* ones = s_.gain;  // not needed any more, as the steps of 4 bits
+        std::fill_n(ones, n, 1.0f);
+        for (std::size_t h = 0; h < group_; ++h) {
+            steps::head_mix& mix = s_.mix[h];
+            const float* q = queries_.data + h * queries_.stride;
+            kernels::code_cost cost{1.0f / mix.size, mix.certain_factor(),
+                                    kernels::sum_of_products<Arch>(q, q, view_.head_dim()) / 12.0f,
+                                    mix.spread, static_cast<float>(view_.value_dim()) / 12.0f};
+            const auto add = [&](std::size_t first, std::size_t count) {
+                mix.risk += kernels::sum_code_costs<Arch>(
+                    cost, s_.exact_logits + h * tokens_ + first, s_.key_step + first,
+                    s_.value_step + first, ones + first, count);
+            };
+            add(0, certain);
+            cost.factor = mix.drawn_factor();
+            add(certain, n - certain);
+        }
+    }
+    /// Of s_.exact [begin, end), ascending.
+    void load_row_steps(std::size_t begin, std::size_t end) noexcept {
+        steps::token_cursor<T, int2_label> cursor(view_.rows(), g_);
+        for (std::size_t j = begin; j < end; ++j) {
+            cursor.seek(s_.exact[j]);
+            s_.key_step[j] = range_of(cursor.key_row()).step;
+            s_.value_step[j] = range_of(cursor.value_row()).step;
+        }
+    }
+
     /// Of the sampled tail, if scanned weights were true and values unlike each other.
     [[nodiscard]] float least_variance(std::size_t h) const noexcept {
         const double below = s_.scanned[h].squares_by_greatest - s_.mix[h].seen.squares_by_greatest;
