@@ -37,8 +37,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
         read_picks();
         exchange_picks();
         if (!sums_are_sound()) return false;
+        for (std::size_t h = 0; h < group_; ++h) write_output(h);
+        if (call_.report == nullptr) return true;
         if constexpr (std::same_as<T, int8_row>) this->add_row_noise(certain_picks_);
-        for (std::size_t h = 0; h < group_; ++h) write_head(h);
+        for (std::size_t h = 0; h < group_; ++h) write_report(h);
         return true;
     }
 
@@ -266,7 +268,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
         for (std::size_t i = 0; i < picks_; ++i) coarse[i] = -coarse[s_.picks[i]];
     }
 
-    void write_head(std::size_t h) noexcept {
+    void write_output(std::size_t h) noexcept {
         const steps::head_mix& mix = s_.mix[h];
         float* out = call_.out_row(g_, h);
         for (std::size_t c = 0; c < view_.value_dim(); ++c)
@@ -274,7 +276,9 @@ class tiered_head : public tiered_outputs<Arch, T> {
                          mix.certain_factor() +
                      s_.drawn_sums[h * columns_ + c] * mix.drawn_factor() +
                      mix.mean_factor() * s_.tail_mean[c];
-        if (call_.report == nullptr) return;
+    }
+    void write_report(std::size_t h) noexcept {
+        const steps::head_mix& mix = s_.mix[h];
         head_report& report = call_.report->heads[g_ * group_ + h];
         report = {};
         report.tail_weight = mix.tail / mix.z0();

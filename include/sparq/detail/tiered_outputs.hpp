@@ -104,40 +104,40 @@ class tiered_outputs : public tiered_reads<Arch, T> {
         return mix.risk;
     }
 
-    /// What the 8 bits of the rows that were read exactly add to the risk: as choose_picks has it
-    /// for 4 bits, but K's codes are in channels as they are. (Of other tokens 4 bits are what
-    /// counts.)
+    /// What the 8 bits of the rows that were read exactly add to the risk, once the output is
+    /// there. (Of other tokens 4 bits are what counts.)
     /// @param certain_picks  of the picks, those that stand first
     void add_row_noise(std::size_t certain_picks) noexcept {
-        const std::size_t certain = exact_ + certain_picks, n = exact_ + picks_;
-        load_row_steps(0, exact_);
-        load_row_steps(exact_, certain);
-        load_row_steps(certain, n);
-        float* ones = s_.gain;  // not needed any more, as the steps of 4 bits
-        std::fill_n(ones, n, 1.0f);
-        for (std::size_t h = 0; h < group_; ++h) {
-            steps::head_mix& mix = s_.mix[h];
-            const float* q = queries_.data + h * queries_.stride;
-            kernels::code_cost cost{1.0f / mix.size, mix.certain_factor(),
-                                    kernels::sum_of_products<Arch>(q, q, view_.head_dim()) / 12.0f,
-                                    mix.spread, static_cast<float>(view_.value_dim()) / 12.0f};
-            const auto add = [&](std::size_t first, std::size_t count) {
-                mix.risk += kernels::sum_code_costs<Arch>(
-                    cost, s_.exact_logits + h * tokens_ + first, s_.key_step + first,
-                    s_.value_step + first, ones + first, count);
-            };
-            add(0, certain);
-            cost.factor = mix.drawn_factor();
-            add(certain, n - certain);
-        }
+        const std::size_t certain = exact_ + certain_picks;
+        add_row_noise(0, exact_, &steps::head_mix::certain_factor);
+        add_row_noise(exact_, certain, &steps::head_mix::certain_factor);
+        add_row_noise(certain, exact_ + picks_, &steps::head_mix::drawn_factor);
     }
-    /// Of s_.exact [begin, end), ascending.
-    void load_row_steps(std::size_t begin, std::size_t end) noexcept {
+    /// Of s_.exact [begin, end), ascending: a logit is off by a step of K's codes times q / 12^1/2
+    /// and moves the output towards or away from v, which is off by a step of its own.
+    void add_row_noise(std::size_t begin, std::size_t end,
+                       float (steps::head_mix::*factor)() const) noexcept {
+        const std::size_t width = view_.value_dim();
+        float *value = s_.sampled, *off = s_.output;  // not needed any more
         steps::token_cursor<T, int2_label> cursor(view_.rows(), g_);
         for (std::size_t j = begin; j < end; ++j) {
             cursor.seek(s_.exact[j]);
-            s_.key_step[j] = range_of(cursor.key_row()).step;
-            s_.value_step[j] = range_of(cursor.value_row()).step;
+            kernels::convert_row<Arch>(cursor.value_row(), width, value);
+            const float key_step = range_of(cursor.key_row()).step;
+            const float value_step = range_of(cursor.value_row()).step;
+            for (std::size_t h = 0; h < group_; ++h) {
+                steps::head_mix& mix = s_.mix[h];
+                const float* y = call_.out_row(g_, h);
+                for (std::size_t c = 0; c < width; ++c) off[c] = value[c] - y[c];
+                const float* q = queries_.data + h * queries_.stride;
+                const float noise = key_step * key_step / 12.0f *
+                                    kernels::sum_of_products<Arch>(q, q, view_.head_dim());
+                const float weight = s_.exact_logits[h * tokens_ + j] * (mix.*factor)();
+                mix.risk += weight * weight / mix.size *
+                            (std::expm1(std::min(noise, 80.0f)) *
+                                 kernels::sum_of_products<Arch>(off, off, width) +
+                             value_step * value_step * static_cast<float>(width) / 12.0f);
+            }
         }
     }
 
