@@ -67,10 +67,11 @@ class code_row_writer {
     ///               occurrence of a word, errors must not add up
     template <class Arch, class T>
     void write_value(const T* row, std::size_t token, std::uint8_t* code_row) const noexcept {
+        const float dither = kernels::token_dither(token);
         put(code_row + layout_.value_range,
-            kernels::encode_row<Arch>(
-                row, static_cast<const float*>(nullptr), static_cast<const float*>(nullptr),
-                value_dim_, code_row + layout_.value_codes, kernels::token_dither(token)));
+            kernels::encode_row<Arch>(row, static_cast<const float*>(nullptr),
+                                      static_cast<const float*>(nullptr), value_dim_,
+                                      code_row + layout_.value_codes, dither));
     }
 
    private:
