@@ -446,6 +446,6 @@ TEST_CASE("what a tiered cache of 8-bit rows takes a token", "[allocation]") {
         CHECK(rows == 2 * (d + 8));
         // Codes and ranges, sums, room between the heads: the same beside both.
         CHECK(std::abs(half_all - all - static_cast<double>(half_rows - rows)) < 2);
-        CHECK(all < 2 * (d + 8) + 1.5 * d + 20);
+        CHECK(all < static_cast<double>(2 * (d + 8) + 3 * d / 2 + 20));
     }
 }

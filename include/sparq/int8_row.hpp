@@ -19,8 +19,8 @@ SPARQ_NAMESPACE_BEGIN
 /// its values with the codes 0 to 255: |value - code's| <= step / 2 and a rounding of floats,
 /// step = (greatest - least) / 255. A row of V has a grid of 254 steps for them that begins a
 /// fraction of a step below the least, a fraction of the token's own: where a model writes the
-/// same row for every occurrence of a word, errors do not add up (on recorded attention that
-/// makes the error of flat heads a third).
+/// same row for every occurrence of a word, errors do not add up (on recorded attention the
+/// error of flat heads becomes a half to a third).
 ///
 /// A NaN, an infinity or a magnitude over 1e38 makes the minimum, and so the whole row, NaN.
 struct int8_row {
