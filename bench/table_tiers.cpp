@@ -34,7 +34,10 @@ constexpr way ways[] = {{"SparQ r=32 k=128", &tier_case::sparq},
                         {"int2 labels r=32 k=128", &tier_case::int2_labels},
                         {"fixed tiers 32, 1024, 64", &tier_case::fixed_tiers},
                         {"tolerance 0.05", &tier_case::tolerance_05},
-                        {"tolerance 0.1", &tier_case::tolerance_10}};
+                        {"tolerance 0.1", &tier_case::tolerance_10},
+                        {"dense, 8-bit rows", &tier_case::dense_int8_rows},
+                        {"tolerance 0.05, 8-bit rows", &tier_case::tolerance_05_int8_rows},
+                        {"tolerance 0.1, 8-bit rows", &tier_case::tolerance_10_int8_rows}};
 
 double target_of(const way& one, const tier_targets& targets) {
     if (one.call == &tier_case::int4_labels) return targets.int4;
@@ -79,30 +82,38 @@ void run_length(speed_table& table, const tier_targets& targets) {
     for (const way& one : ways) add_way(table, step, one, target_of(one, targets), times);
 }
 
-/// A token of 32 heads appended to a tiered cache and to one of SparQ's.
+/// A token of 32 heads appended to tiered caches and to one of SparQ's.
 void run_tiered_append(speed_table& table) {
     constexpr std::size_t heads = 32, head_dim = 128;
     const std::size_t n = table.settings.quick ? 2048 : 8192;
     const new_tokens tokens(heads * head_dim);
     sparq::kv_cache<sparq::half> plain(heads, head_dim);
     sparq::tiered_cache<sparq::half> tiered(heads, head_dim);
-    seconds plain_times, tiered_times;
+    sparq::tiered_cache<sparq::int8_row> tiered8(heads, head_dim);
+    seconds plain_times, tiered_times, tiered8_times;
     for (std::size_t round = 0; round < 4; ++round) {
-        plain.clear(), tiered.clear();
+        plain.clear(), tiered.clear(), tiered8.clear();
         const double published = sum_of(time_appends(plain, tokens, n));
         const double own = sum_of(time_appends(tiered, tokens, n));
+        const double own8 = sum_of(time_appends(tiered8, tokens, n));
         if (round == 0) continue;  // new memory
         plain_times.push_back(published), tiered_times.push_back(own);
+        tiered8_times.push_back(own8);
     }
     const std::string shape = "half S=1.." + std::to_string(n) + " H_kv=32 d_h=128";
     table.add({"append: tiered cache's time / SparQ cache's", shape,
                spread_of(ratios(tiered_times, plain_times)), sense::at_most, 2,
+               "memory written before"});
+    table.add({"append: tiered cache of 8-bit rows' time / SparQ cache's", shape,
+               spread_of(ratios(tiered8_times, plain_times)), sense::information, 0,
                "memory written before"});
     const auto per_head = [&](const seconds& times) {
         return 1e6 * spread_of(times).median / double(n * heads);
     };
     table.times.push_back({shape, "append to SparQ's cache", per_head(plain_times), 0, 0});
     table.times.push_back({shape, "append to a tiered cache", per_head(tiered_times), 0, 0});
+    table.times.push_back(
+        {shape, "append to a tiered cache of 8-bit rows", per_head(tiered8_times), 0, 0});
 }
 
 }  // namespace

@@ -83,7 +83,8 @@ tier_case::tier_case(std::size_t heads, std::size_t head_dim, std::size_t seq_le
       int8_(heads, head_dim),
       int4_(heads, head_dim),
       int2_(heads, head_dim),
-      tiered_(heads, head_dim) {
+      tiered_(heads, head_dim),
+      tiered8_(heads, head_dim) {
     real_heads made(heads, head_dim, seq_len);
     const std::size_t block =
         std::clamp<std::size_t>((std::size_t{1} << 20) / (heads * head_dim), 1, seq_len);
@@ -99,6 +100,7 @@ tier_case::tier_case(std::size_t heads, std::size_t head_dim, std::size_t seq_le
         fill(int4_, keys, values);
         fill(int2_, keys, values);
         fill(tiered_, keys, values);
+        fill(tiered8_, keys, values);
     }
     q_ = made.queries();
     dense_out_.resize(q_.size());
@@ -124,8 +126,9 @@ void tier_case::int8_labels() { labels(int8_); }
 void tier_case::int4_labels() { labels(int4_); }
 void tier_case::int2_labels() { labels(int2_); }
 
-void tier_case::tiers(const sparq::tiered_params& params) {
-    sparq::sparq_attention(q_, tiered_, params, out_, {.work = &work_, .report = &report_});
+template <class Cache>
+void tier_case::tiers(const Cache& cache, const sparq::tiered_params& params) {
+    sparq::sparq_attention(q_, cache, params, out_, {.work = &work_, .report = &report_});
 }
 
 namespace {
@@ -134,9 +137,12 @@ sparq::tiered_params fixed_params(std::size_t head_dim) {
 }
 }  // namespace
 
-void tier_case::fixed_tiers() { tiers(fixed_params(tiered_.head_dim())); }
-void tier_case::tolerance_05() { tiers({.tolerance = 0.05f}); }
-void tier_case::tolerance_10() { tiers({.tolerance = 0.1f}); }
+void tier_case::fixed_tiers() { tiers(tiered_, fixed_params(tiered_.head_dim())); }
+void tier_case::tolerance_05() { tiers(tiered_, {.tolerance = 0.05f}); }
+void tier_case::tolerance_10() { tiers(tiered_, {.tolerance = 0.1f}); }
+void tier_case::dense_int8_rows() { tiers(tiered8_, {.tolerance = 0.0f}); }
+void tier_case::tolerance_05_int8_rows() { tiers(tiered8_, {.tolerance = 0.05f}); }
+void tier_case::tolerance_10_int8_rows() { tiers(tiered8_, {.tolerance = 0.1f}); }
 
 void tier_case::scan_head(std::size_t g) {
     const auto tasks = sparq::detail::make_tiered_tasks<sparq::default_arch>(
@@ -201,6 +207,11 @@ std::string tier_case::complaint() {
     if (!(mean_error() < 2 * 0.05)) return "tolerance 0.05: off by more than twice that";
     tolerance_10();
     if (!(mean_error() < 2 * 0.1)) return "tolerance 0.1: off by more than twice that";
+    dense_int8_rows();
+    if (!(mean_error() < 0.03)) return "dense over 8-bit rows: off by more than 0.03";
+    tolerance_05_int8_rows();
+    if (!(mean_error() < 2 * 0.05))
+        return "tolerance 0.05, 8-bit rows: off by more than twice that";
     fixed_tiers();
     const std::vector<float> whole = out_;
     for (std::size_t head = 0; head < heads(); ++head) scan_head(head), read_head(head);

@@ -67,6 +67,10 @@ class tier_case {
     void fixed_tiers();
     void tolerance_05();
     void tolerance_10();
+    // Over a tiered_cache<int8_row>.
+    void dense_int8_rows();
+    void tolerance_05_int8_rows();
+    void tolerance_10_int8_rows();
 
     // Fixed tiers in parts, all heads: the first read, and all that follows on it.
     void scan_head(std::size_t g);
@@ -85,7 +89,8 @@ class tier_case {
     [[nodiscard]] std::string complaint();
 
    private:
-    void tiers(const sparq::tiered_params& params);
+    template <class Cache>
+    void tiers(const Cache& cache, const sparq::tiered_params& params);
     template <class Label>
     void labels(const sparq::kv_cache<T, Label>& cache);
 
@@ -94,6 +99,7 @@ class tier_case {
     sparq::kv_cache<T, sparq::int4_label> int4_;
     sparq::kv_cache<T, sparq::int2_label> int2_;
     sparq::tiered_cache<T> tiered_;
+    sparq::tiered_cache<sparq::int8_row> tiered8_;
     std::vector<byte_span> spans_;
     std::vector<float> q_, dense_out_, out_;
     sparq::workspace work_, step_work_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Error against bytes on recorded queries, keys and values: attention in tiers to a tolerance,
-// beside fixed tiers, SparQ over its whole r, k grid, and labels of few bits.
+// over rows as they are and over rows of 8 bits, beside fixed tiers, SparQ over its whole r, k
+// grid, and labels of few bits.
 // docs/tiers.md quotes what it prints.
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -68,8 +69,9 @@ void print_calibration(const replay_method& method, const layer_figures& layer,
                        const replay_figures& figures) {
     const calibration c = calibration_of(figures, method.tolerance);
     std::printf(
-        "| %s | %s | %.1fx | %.4f | %.3f | %.2f, %.2f | %.2f, %.2f | %.0f | %.0f | %.2f |\n",
-        method.settings.c_str(), layer.name.c_str(), figures.fewer_bytes(), figures.mean_error(),
+        "| %s%s | %s | %.1fx | %.4f | %.3f | %.2f, %.2f | %.2f, %.2f | %.0f | %.0f | %.2f |\n",
+        method.settings.c_str(), method.family == "tolerance" ? "" : ", 8-bit rows",
+        layer.name.c_str(), figures.fewer_bytes(), figures.mean_error(),
         percentile(figures.errors, 0.95), percentile(c.of_tolerance, 0.5),
         percentile(c.of_tolerance, 0.95), percentile(c.of_expected, 0.5),
         percentile(c.of_expected, 0.95), mean_of(figures.refined), mean_of(figures.exact),
@@ -96,7 +98,7 @@ std::size_t points_below(const std::vector<replay_method>& methods, const layer_
                          const std::string& family, std::size_t& points) {
     std::map<double, double> curve;  // log fewer bytes -> log error
     for (std::size_t i = 0; i < methods.size(); ++i)
-        if (methods[i].tolerance > 0)
+        if (methods[i].family == "tolerance")
             curve[std::log(all.methods[i].fewer_bytes())] = std::log(all.methods[i].mean_error());
     std::size_t below = 0;
     points = 0;

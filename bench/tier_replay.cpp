@@ -53,13 +53,15 @@ void add_grid(std::vector<replay_method>& methods, const std::string& family,
             }
 }
 
+template <class T>
 replay_method tiered_method(std::string family, std::string settings,
+                            sparq::tiered_cache<T> replay_caches::* cache,
                             const sparq::tiered_params& params) {
     return {std::move(family), std::move(settings),
             params.has_fixed_tiers() ? 0.0 : double(params.tolerance),
-            [params](const replay_caches& all, std::span<const float> q, std::span<float> out,
-                     const call_options& options) {
-                sparq::sparq_attention(q, all.tiered, params, out, options);
+            [cache, params](const replay_caches& all, std::span<const float> q,
+                            std::span<float> out, const call_options& options) {
+                sparq::sparq_attention(q, all.*cache, params, out, options);
             }};
 }
 
@@ -108,7 +110,8 @@ replay_caches::replay_caches(const recorded_layer& layer)
       int8(layer.heads_kv(), layer.head_dim(), layer.value_dim()),
       int4(layer.heads_kv(), layer.head_dim(), layer.value_dim()),
       int2(layer.heads_kv(), layer.head_dim(), layer.value_dim()),
-      tiered(layer.heads_kv(), layer.head_dim(), layer.value_dim()) {}
+      tiered(layer.heads_kv(), layer.head_dim(), layer.value_dim()),
+      tiered8(layer.heads_kv(), layer.head_dim(), layer.value_dim()) {}
 
 void replay_caches::append(const recorded_layer& layer, std::size_t tokens) {
     const std::size_t key_row = layer.heads_kv() * layer.head_dim();
@@ -122,16 +125,22 @@ void replay_caches::append(const recorded_layer& layer, std::size_t tokens) {
     int4.append(keys, values);
     int2.append(keys, values);
     tiered.append(keys, values);
+    tiered8.append(keys, values);
 }
 
 std::vector<replay_method> replay_methods(std::size_t head_dim) {
     std::vector<replay_method> methods{
         {"dense", "", 0,
          [](const replay_caches& all, std::span<const float> q, std::span<float> out,
-            const call_options& options) { sparq::dense_attention(q, all.plain, out, options); }}};
-    for (const float tolerance : {.01f, .02f, .03f, .05f, .075f, .1f, .15f, .2f})
-        methods.push_back(
-            tiered_method("tolerance", text(double(tolerance)), {.tolerance = tolerance}));
+            const call_options& options) { sparq::dense_attention(q, all.plain, out, options); }},
+        tiered_method("dense, 8-bit rows", "", &replay_caches::tiered8, {.tolerance = 0.0f})};
+    constexpr float tolerances[] = {.01f, .02f, .03f, .05f, .075f, .1f, .15f, .2f};
+    for (const float tolerance : tolerances)
+        methods.push_back(tiered_method("tolerance", text(double(tolerance)),
+                                        &replay_caches::tiered, {.tolerance = tolerance}));
+    for (const float tolerance : tolerances)
+        methods.push_back(tiered_method("tolerance, 8-bit rows", text(double(tolerance)),
+                                        &replay_caches::tiered8, {.tolerance = tolerance}));
     for (const auto& [refined, exact] : {std::pair{128u, 16u},
                                          {256u, 16u},
                                          {256u, 64u},
@@ -142,7 +151,7 @@ std::vector<replay_method> replay_methods(std::size_t head_dim) {
         methods.push_back(
             tiered_method("fixed tiers",
                           "refined " + std::to_string(refined) + ", exact " + std::to_string(exact),
-                          {.refined = refined, .exact = exact}));
+                          &replay_caches::tiered, {.refined = refined, .exact = exact}));
     const std::size_t d = head_dim;
     add_grid(methods, "SparQ", &replay_caches::plain, {d / 16, d / 8, d / 4, d / 2});
     add_grid(methods, "int8 labels", &replay_caches::int8, {d / 8, d / 4, d / 2});

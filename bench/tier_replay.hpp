@@ -26,11 +26,14 @@ struct replay_caches {
     sparq::kv_cache<sparq::half, sparq::int4_label> int4;
     sparq::kv_cache<sparq::half, sparq::int2_label> int2;
     sparq::tiered_cache<sparq::half> tiered;
+    sparq::tiered_cache<sparq::int8_row> tiered8;
 };
 
 /// One way of attention with all its parameters.
 struct replay_method {
-    std::string family;    ///< dense, SparQ, int8/int4/int2 labels, fixed tiers, tolerance
+    /// dense, SparQ, int8/int4/int2 labels, fixed tiers, tolerance; dense and tolerance with
+    /// ", 8-bit rows" too
+    std::string family;
     std::string settings;  ///< as "r 16, k 128, mean tail"
     double tolerance = 0;  ///< 0 for those that have none
     std::function<void(const replay_caches&, std::span<const float> q, std::span<float> out,

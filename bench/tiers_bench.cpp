@@ -32,6 +32,9 @@ constexpr row_kind kinds[] = {
     {"tiers_fixed", &tier_case::fixed_tiers, nullptr, nullptr},
     {"tolerance_0.05", &tier_case::tolerance_05, nullptr, nullptr},
     {"tolerance_0.1", &tier_case::tolerance_10, nullptr, nullptr},
+    {"dense_int8_rows", &tier_case::dense_int8_rows, nullptr, nullptr},
+    {"tolerance_0.05_int8_rows", &tier_case::tolerance_05_int8_rows, nullptr, nullptr},
+    {"tolerance_0.1_int8_rows", &tier_case::tolerance_10_int8_rows, nullptr, nullptr},
 };
 
 template <class Call>
@@ -113,10 +116,11 @@ void run_row(benchmark::State& state, const row_kind& kind, std::size_t seq_len,
     if (&kind == &kinds[std::size(kinds) - 1]) store.step.reset();
 }
 
+template <class T>
 void append_row(benchmark::State& state) {
     constexpr std::size_t heads = 32, tokens_a_round = 2048;
     const new_tokens tokens(heads * head_dim);
-    sparq::tiered_cache<sparq::half> tiered(heads, head_dim);
+    sparq::tiered_cache<T> tiered(heads, head_dim);
     sparq::kv_cache<sparq::half> plain(heads, head_dim);
     time_appends(tiered, tokens, tokens_a_round);
     time_appends(plain, tokens, tokens_a_round);
@@ -146,7 +150,8 @@ void register_tier_rows(std::size_t rounds, std::size_t cache_bytes) {
                 [&kind, seq_len, cache_bytes](benchmark::State& state) {
                     run_row(state, kind, seq_len, cache_bytes);
                 });
-    add("half/d:128/append_tiered", append_row);
+    add("half/d:128/append_tiered", append_row<sparq::half>);
+    add("half/d:128/append_tiered_int8_rows", append_row<sparq::int8_row>);
 }
 
 }  // namespace bench

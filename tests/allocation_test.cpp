@@ -13,7 +13,7 @@ namespace {
 
 using test::quick;
 
-std::atomic<size_t> allocations{0};
+std::atomic<size_t> allocations{0}, allocated_bytes{0};
 std::atomic<long> allowed{-1};  // allocations until one fails; -1: none does
 
 void* allocate(size_t bytes, size_t alignment) {
@@ -23,6 +23,7 @@ void* allocate(size_t bytes, size_t alignment) {
         throw std::bad_alloc();
     }
     const size_t rounded = (std::max(bytes, size_t{1}) + alignment - 1) / alignment * alignment;
+    allocated_bytes += rounded;
     void* memory = std::aligned_alloc(alignment, rounded);
     if (memory == nullptr) throw std::bad_alloc();
     return memory;
@@ -346,10 +347,13 @@ TEST_CASE("tiers beside an engine that run out of memory stay as they were", "[a
     CHECK(failures < 200);
 }
 
-TEST_CASE("attention in tiers allocates nothing once warm", "[allocation]") {
+namespace {
+
+template <class T>
+void check_warm_tiers() {
     for (test::shape dims : {test::shape{2, 1, 64, 64, 1000}, test::shape{1, 4, 64, 48, 5000}}) {
         const test::problem p = test::tier_problem(dims, 181, 0.4f);
-        sparq::tiered_cache<half> cache(dims.heads_kv, dims.head_dim, dims.value_dim);
+        sparq::tiered_cache<T> cache(dims.heads_kv, dims.head_dim, dims.value_dim);
         cache.reserve(dims.seq_len);
         test::append_tiers(cache, p, 0, dims.seq_len);
         std::vector<float> out(dims.heads_q() * dims.value_dim);
@@ -363,21 +367,28 @@ TEST_CASE("attention in tiers allocates nothing once warm", "[allocation]") {
              {sparq::tiered_params{.tolerance = 0.1f}, sparq::tiered_params{.tolerance = 0.0f},
               sparq::tiered_params{.refined = 100, .exact = 9}})
             CHECK(allocations_when_warm([&] {
-                      test::tier_calls<half>::tiered(p.q, cache.view(), params, out, options);
-                      const auto plan = test::tier_calls<half>::make_plan(p.q, cache.view(), params,
-                                                                          out, options);
+                      test::tier_calls<T>::tiered(p.q, cache.view(), params, out, options);
+                      const auto plan =
+                          test::tier_calls<T>::make_plan(p.q, cache.view(), params, out, options);
                       plan.run(0, 1, [] {});
                   }) == 0);
         const size_t before = allocations;
         for (size_t t = dims.seq_len - 200; t < dims.seq_len; t += quick ? 7 : 1) {
-            test::tier_calls<half>::truncate(cache, t);
+            test::tier_calls<T>::truncate(cache, t);
             test::append_tiers(cache, p, t, dims.seq_len);
-            test::tier_calls<half>::tiered(p.q, cache.view(), {.tolerance = 0.1f}, out, options);
+            test::tier_calls<T>::tiered(p.q, cache.view(), {.tolerance = 0.1f}, out, options);
         }
         cache.clear();
         test::append_tiers(cache, p, 0, dims.seq_len);
         CHECK(allocations == before);
     }
+}
+
+}  // namespace
+
+TEST_CASE("attention in tiers allocates nothing once warm", "[allocation]") {
+    check_warm_tiers<half>();
+    check_warm_tiers<sparq::int8_row>();
 }
 
 TEST_CASE("a tiered cache that runs out of memory stays as it was", "[allocation]") {
@@ -413,5 +424,28 @@ TEST_CASE("a tiered cache that runs out of memory stays as it was", "[allocation
         }
         CHECK(failures > 0);
         CHECK(failures < 200);
+    }
+}
+
+TEST_CASE("what a tiered cache of 8-bit rows takes a token", "[allocation]") {
+    const size_t heads = 2, tokens = 8192;
+    for (size_t d : test::sizes{64, 128}) {
+        const auto per_token = [&]<class T>(const T&) {
+            const size_t before = allocated_bytes;
+            T cache(heads, d, d);
+            cache.reserve(tokens);
+            const auto all = static_cast<double>(allocated_bytes - before);
+            CHECK(cache.capacity() == tokens);
+            CHECK(cache.code_bytes() >= heads * tokens * (d / 4 + d + 8));
+            return std::pair{all / (heads * tokens), cache.row_bytes() / (heads * tokens)};
+        };
+        const auto [half_all, half_rows] = per_token(sparq::tiered_cache<half>(heads, d, d));
+        const auto [all, rows] = per_token(sparq::tiered_cache<sparq::int8_row>(heads, d, d));
+        INFO("d_h " << d << ": " << all << " bytes a token and KV head, half " << half_all);
+        CHECK(half_rows == 4 * d);
+        CHECK(rows == 2 * (d + 8));
+        // Codes and ranges, sums, room between the heads: the same beside both.
+        CHECK(std::abs(half_all - all - static_cast<double>(half_rows - rows)) < 2);
+        CHECK(all < static_cast<double>(2 * (d + 8) + 3 * d / 2 + 20));
     }
 }

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <span>
+#include <type_traits>
 
 #include <sparq/tiered_attention.hpp>
 
@@ -22,9 +23,12 @@ struct tier_calls {
     using cache = sparq::tiered_cache<T>;
     using view = sparq::tiered_view<T>;
     using plan = sparq::tiered_plan<arch, T>;
+    /// Elements that are appended without rounding, or instead of floats to be coded.
+    using element = std::conditional_t<std::is_same_v<T, ::sparq::int8_row>, ::sparq::half, T>;
 
     static void append(cache& history, std::span<const float> keys, std::span<const float> values);
-    static void append_rounded(cache& history, std::span<const T> keys, std::span<const T> values);
+    static void append_rounded(cache& history, std::span<const element> keys,
+                               std::span<const element> values);
     static void truncate(cache& history, std::size_t n);
     static void tiered(std::span<const float> q, const view& history,
                        const sparq::tiered_params& params, std::span<float> out,
@@ -45,6 +49,7 @@ struct tier_calls {
 extern template struct tier_calls<float>;
 extern template struct tier_calls<::sparq::half>;
 extern template struct tier_calls<::sparq::bfloat16>;
+extern template struct tier_calls<::sparq::int8_row>;
 #endif
 
 /// Calls body<T>() for the n-th element type, counted round.

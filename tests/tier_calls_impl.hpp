@@ -15,8 +15,8 @@ void tier_calls<T>::append(cache& history, std::span<const float> keys,
 }
 
 template <class T>
-void tier_calls<T>::append_rounded(cache& history, std::span<const T> keys,
-                                   std::span<const T> values) {
+void tier_calls<T>::append_rounded(cache& history, std::span<const element> keys,
+                                   std::span<const element> values) {
     history.template append<arch>(keys, values);
 }
 

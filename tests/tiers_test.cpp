@@ -15,34 +15,9 @@ using sparq::half;
 using sparq::tiered_params;
 using std::size_t;
 using test::answer;
+using test::classes_problem;
 using test::problem;
 using test::shape;
-
-/// Keys in three classes along one direction, so that no choice is near a tie: `top` tokens
-/// with logits far above `middle` ones, and those far above the rest.
-problem classes_problem(const shape& dims, std::uint64_t seed, size_t top, size_t middle) {
-    problem p = test::make_problem(dims, seed, 0.02f);
-    test::random_source source(seed);
-    std::vector<float> direction(dims.head_dim);
-    for (float& x : direction) x = source.below(2) == 0 ? 1.0f : -1.0f;
-    const float size = 4.0f / std::sqrt(static_cast<float>(dims.head_dim));
-    for (size_t i = 0; i < p.q.size(); ++i) p.q[i] = size * (direction[i % dims.head_dim] + p.q[i]);
-    std::vector<size_t> order(dims.seq_len);
-    std::iota(order.begin(), order.end(), size_t{0});
-    for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[source.below(i)]);
-    // Sinks, the newest tokens and those without 2-bit codes are of no class.
-    size_t found = 0;
-    std::vector<float> along(dims.seq_len, 0.0f);
-    for (size_t t : order) {
-        if (t < 4 || t + 130 >= dims.seq_len || found == top + middle) continue;
-        along[t] = found++ < top ? 2.6f : 1.3f;
-    }
-    for (size_t i = 0; i < p.keys.size(); ++i) {
-        const size_t c = i % dims.head_dim, t = i / dims.head_dim / dims.heads_kv;
-        p.keys[i] = 0.15f * p.keys[i] + along[t] * direction[c] + 0.3f * static_cast<float>(c % 3);
-    }
-    return p;
-}
 
 struct tally {
     size_t compared = 0, skipped = 0;

@@ -9,7 +9,8 @@
 //
 // arch::dispatched goes where an Arch may be named in sparq_attention, dense_attention,
 // plan_sparq, plan_dense, kv_cache and key_labels, for Label = T and for labels of few bits,
-// and in attention in tiers: sparq_attention, plan_tiered, tiered_cache and tier_codes.
+// and in attention in tiers: sparq_attention, plan_tiered, tiered_cache and tier_codes, all but
+// those of rows of 8 bits (int8_row).
 // The result has the bits of the same call compiled for the instruction set that runs (with
 // -O2 or -O3: g++ does not fuse multiplications and additions with less).
 //
@@ -30,6 +31,7 @@
 #include "detail/row_kernels.hpp"
 #include "detail/sparq_tasks.hpp"
 #include "detail/tiered_tasks.hpp"
+#include "int8_row.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
@@ -71,6 +73,7 @@ namespace detail {
 
 template <class T>
 SPARQ_PER_ISA const kernel_calls<T>& calls_for(const kernel_table& kernels) noexcept {
+    static_assert(!std::same_as<T, int8_row>, "arch::dispatched has no kernels for rows of 8 bits");
     if constexpr (std::same_as<T, float>)
         return kernels.of_float;
     else if constexpr (std::same_as<T, half>)

@@ -5,9 +5,8 @@
 // tokens come or are reserved together) hold for each KV head K and V
 // token by token, and K once more channel by channel (what the scan of SparQ reads).
 // Growing copies nothing; an append touches a row of K and V a head, and every
-// strip_tokens tokens transposes one strip a head (labels of few bits: code_labels.hpp). The heads
-// take turns in that, so no append does it for all of them. Tokens not yet transposed are scanned
-// from their rows.
+// strip_tokens tokens transposes one strip a head (labels of few bits: code_labels.hpp), the heads
+// in turn, so no append does it for all. Tokens not yet transposed are scanned from their rows.
 #pragma once
 
 #include <algorithm>
@@ -41,7 +40,7 @@ SPARQ_NAMESPACE_BEGIN
 /// @tparam T      element type of keys and values: float, half or bfloat16
 /// @tparam Label  what the d_h-major copy of the keys consists of: an element type, or
 ///                int8_label, int4_label, int2_label (code_labels.hpp)
-template <cache_element T, label_element Label = T>
+template <row_element T, label_element Label = T>
 class kv_cache {
    public:
     /// @throws std::invalid_argument for a zero or overflowing size
@@ -81,8 +80,13 @@ class kv_cache {
         append_rows<Arch>(keys, values);
     }
     template <class Arch = default_arch>
-        requires(!std::same_as<T, float>)
+        requires(cache_element<T> && !std::same_as<T, float>)
     void append(std::span<const T> keys, std::span<const T> values) {
+        append_rows<Arch>(keys, values);
+    }
+    template <class Arch = default_arch, class From>
+        requires std::same_as<T, int8_row>
+    void append(std::span<const From> keys, std::span<const From> values) {
         append_rows<Arch>(keys, values);
     }
 
@@ -216,7 +220,7 @@ class kv_cache {
         for (std::size_t g = 0; g < heads_kv_; ++g) {
             detail::row_kernels<Arch>::convert(keys + g * head_dim_, head_dim_, part.key_row(g, t));
             T* value_row = part.value_row(g, t);
-            detail::row_kernels<Arch>::convert(values + g * value_dim_, value_dim_, value_row);
+            detail::store_value<Arch>(values + g * value_dim_, value_dim_, token, value_row);
             detail::row_kernels<Arch>::add(value_row, value_dim_,
                                            value_sums_.data() + g * value_dim_);
         }

@@ -12,12 +12,13 @@
 #include "code_labels.hpp"
 #include "config.hpp"
 #include "detail/check.hpp"
+#include "int8_row.hpp"
 #include "scalar_types.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 
 /// Consecutive tokens of one KV head. Strides in elements.
-template <cache_element T, label_element Label = T>
+template <row_element T, label_element Label = T>
 struct kv_segment {
     const T* keys = nullptr;        ///< [tokens, d_h], a token a row
     const T* values = nullptr;      ///< [tokens, value_dim], a token a row
@@ -31,7 +32,7 @@ struct kv_segment {
 
 /// The same with labels of few bits. Their units begin where the slab begins that the
 /// codes lie in, which may be before the segment's first token.
-template <cache_element T, coded_label Label>
+template <row_element T, coded_label Label>
 struct kv_segment<T, Label> {
     const T* keys = nullptr;        ///< [tokens, d_h], a token a row
     const T* values = nullptr;      ///< [tokens, value_dim], a token a row
@@ -49,7 +50,7 @@ struct kv_segment<T, Label> {
 
 /// The strip or block that holds a labelled token of the segment. Its first tokens may lie
 /// before the segment, its last ones behind it.
-template <cache_element T, coded_label Label>
+template <row_element T, coded_label Label>
 SPARQ_PER_ISA code_strip<Label> code_strip_of(const kv_segment<T, Label>& part, std::size_t token,
                                               std::size_t head_dim) noexcept {
     const std::size_t place = part.offset + token;
@@ -61,7 +62,7 @@ SPARQ_PER_ISA code_strip<Label> code_strip_of(const kv_segment<T, Label>& part, 
 
 /// Calls body(strip, first, n) for every strip or block of which tokens [begin, end) of the
 /// segment, all labelled, have a share, in order: tokens [first, first + n) of the strip.
-template <cache_element T, coded_label Label, class Body>
+template <row_element T, coded_label Label, class Body>
 SPARQ_PER_ISA void for_code_strips(const kv_segment<T, Label>& part, std::size_t begin,
                                    std::size_t end, std::size_t head_dim, Body&& body) {
     while (begin < end) {
@@ -73,13 +74,13 @@ SPARQ_PER_ISA void for_code_strips(const kv_segment<T, Label>& part, std::size_t
     }
 }
 
-template <cache_element T, label_element Label>
+template <row_element T, label_element Label>
 class kv_cache;
 
 /// The key/value history of one layer and sequence: for each KV head a list of
 /// segments, oldest token first. A view owns nothing: segments, sums and what they
 /// point to outlive it. Views are cheap to copy; reading one from several threads is safe.
-template <cache_element T, label_element Label = T>
+template <row_element T, label_element Label = T>
 class kv_view {
    public:
     using element = T;
@@ -151,7 +152,8 @@ class kv_view {
                 detail::refuse("segment.labelled", part.labelled,
                                detail::text("at most its ", part.tokens, " tokens"));
             check_labels(part);
-            if (part.tokens > 1 && (part.key_stride < head_dim_ || part.value_stride < value_dim_))
+            if (part.tokens > 1 && (part.key_stride < elements_of_row<T>(head_dim_) ||
+                                    part.value_stride < elements_of_row<T>(value_dim_)))
                 detail::refuse("segment.key_stride or value_stride",
                                detail::text(part.key_stride, " or ", part.value_stride),
                                "at least head_dim and value_dim");

@@ -4,6 +4,9 @@
 // A kv_cache with labels of 2 bits, and for each token a row of 4-bit codes of K and V.
 // K's codes follow the ranges of the labels: when a block or a strip of those is coded
 // anew, so are its rows. Tokens that have no labels yet use the last ranges there are.
+//
+// tiered_cache<int8_row> keeps K and V themselves as rows of 8-bit codes (int8_row.hpp): for
+// those who want the memory.
 #pragma once
 
 #include <concepts>
@@ -21,10 +24,14 @@ SPARQ_NAMESPACE_BEGIN
 /// token and KV head: with T = half about a third of the bytes of K and V, beside those.
 /// Results depend on the tokens only, as with kv_cache.
 ///
+/// With int8_row K and V take d_h + value_dim + 16 bytes, half of what they take in half and a
+/// few percent; all else is made of what their codes stand for, and is as large. What calls
+/// "exact" and "dense" reads these rows: docs/tiers.md has the error that 8 bits leave.
+///
 /// One thread at a time may change a cache; any number may read it meanwhile unchanged.
 ///
-/// @tparam T  element type of keys and values: float, half or bfloat16
-template <cache_element T>
+/// @tparam T  element type of keys and values: float, half, bfloat16 or int8_row
+template <row_element T>
 class tiered_cache {
    public:
     /// @throws std::invalid_argument for a zero or overflowing size
@@ -51,7 +58,8 @@ class tiered_cache {
 
     /// Appends n >= 1 tokens, the newest last.
     ///
-    /// @param keys    [n, heads_kv, d_h], rounded to T (nearest, ties to even)
+    /// @param keys    [n, heads_kv, d_h], rounded to T (nearest, ties to even); floats, or as
+    ///                they are stored; with int8_row floats, halves or bfloat16s
     /// @param values  [n, heads_kv, value_dim]
     /// @throws std::invalid_argument for sizes that are not n >= 1 whole tokens, the same
     ///         n in both; std::bad_alloc. Either leaves the cache as it was.
@@ -60,8 +68,18 @@ class tiered_cache {
         append_rows<Arch>(keys, values);
     }
     template <class Arch = default_arch>
-        requires(!std::same_as<T, float>)
+        requires(cache_element<T> && !std::same_as<T, float>)
     void append(std::span<const T> keys, std::span<const T> values) {
+        append_rows<Arch>(keys, values);
+    }
+    template <class Arch = default_arch>
+        requires(std::same_as<T, int8_row>)
+    void append(std::span<const half> keys, std::span<const half> values) {
+        append_rows<Arch>(keys, values);
+    }
+    template <class Arch = default_arch>
+        requires(std::same_as<T, int8_row>)
+    void append(std::span<const bfloat16> keys, std::span<const bfloat16> values) {
         append_rows<Arch>(keys, values);
     }
 
@@ -95,6 +113,11 @@ class tiered_cache {
         return codes_.view(rows_.view());
     }
 
+    /// Bytes of K and V that there is memory for, themselves and with int8_row their ranges.
+    [[nodiscard]] SPARQ_PER_ISA std::size_t row_bytes() const noexcept {
+        return heads_kv() * capacity() *
+               (bytes_of_row<T>(head_dim()) + bytes_of_row<T>(value_dim()));
+    }
     /// Bytes of codes and ranges held, beside K and V themselves and their sums.
     [[nodiscard]] SPARQ_PER_ISA std::size_t code_bytes() const noexcept {
         return codes_.bytes() + rows_.label_bytes();

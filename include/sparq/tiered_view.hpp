@@ -26,7 +26,9 @@ struct channel_moments {
 /// token's strip: k[c] = middle[c] + width[c] * (minimum + step * code[c]).
 ///
 /// Owns nothing, like kv_view; made by tiered_cache and tier_codes.
-template <cache_element T>
+///
+/// @tparam T  float, half, bfloat16, or int8_row (int8_row.hpp)
+template <row_element T>
 class tiered_view {
    public:
     using element = T;

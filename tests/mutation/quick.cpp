@@ -73,6 +73,9 @@ namespace test_of_tier_codes {
 namespace test_of_tiers {
 #include "../tiers_test.cpp"
 }
+namespace test_of_int8_rows {
+#include "../int8_rows_test.cpp"
+}
 namespace test_of_tiers_error {
 #include "../tiers_error_test.cpp"
 }

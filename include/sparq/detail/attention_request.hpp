@@ -133,7 +133,8 @@ SPARQ_FLATTEN SPARQ_PER_ISA void begin_report(const attention_request<T, Label>&
 /// Bytes of K and V in `tokens` tokens of every KV head.
 template <class T, class Label>
 SPARQ_PER_ISA std::size_t row_bytes(const kv_view<T, Label>& view, std::size_t tokens) noexcept {
-    return view.heads_kv() * tokens * (view.head_dim() + view.value_dim()) * sizeof(T);
+    return view.heads_kv() * tokens *
+           (bytes_of_row<T>(view.head_dim()) + bytes_of_row<T>(view.value_dim()));
 }
 
 /// Parts of a block of scratch, each on a cache line of its own.

@@ -12,6 +12,7 @@
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../memory_policy.hpp"
 #include "../tiered_view.hpp"
 #include "../workspace.hpp"

@@ -9,6 +9,7 @@
 #include "../code_labels.hpp"
 #include "../config.hpp"
 #include "../kernels/code_rows.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kv_view.hpp"
 #include "isa_vector.hpp"
 #include "row_kernels.hpp"
@@ -56,12 +57,17 @@ class code_row_writer {
             row_kernels<Arch>::encode_row(row, normalisation, normalisation + head_dim_, head_dim_,
                                           code_row, -1.0f));
     }
+    template <class Arch>
+    void write_key(const int8_row* row, const float* normalisation,
+                   std::uint8_t* code_row) noexcept {
+        row_kernels<Arch>::convert(row, head_dim_, ranges_.data());
+        write_key<Arch>(static_cast<const float*>(ranges_.data()), normalisation, code_row);
+    }
     /// @param token  gives the grid its place: where a model writes the same row for every
     ///               occurrence of a word, errors must not add up
     template <class Arch, class T>
     void write_value(const T* row, std::size_t token, std::uint8_t* code_row) const noexcept {
-        const std::uint32_t hash = (static_cast<std::uint32_t>(token) + 1) * 3242174889u;
-        const float dither = static_cast<float>(hash >> 8) * 0x1p-24f;
+        const float dither = kernels::token_dither(token);
         put(code_row + layout_.value_range,
             row_kernels<Arch>::encode_row(row, nullptr, nullptr, value_dim_,
                                           code_row + layout_.value_codes, dither));

@@ -17,7 +17,8 @@ namespace detail {
 /// a piece of each row a head.
 template <class T, class Label>
 SPARQ_PER_ISA bool heads_share_rows(const kv_view<T, Label>& view) noexcept {
-    return view.heads_kv() > 1 && view.segment(0, 0).key_stride != view.head_dim();
+    return view.heads_kv() > 1 &&
+           view.segment(0, 0).key_stride != elements_of_row<T>(view.head_dim());
 }
 
 /// Whether a chunk's rows are asked for during the chunk before it, in the order in which they
@@ -44,7 +45,7 @@ SPARQ_PER_ISA std::size_t dense_chunk_tokens(const kv_view<T, Label>& view,
     if (!heads_share_rows(view)) return chunk_tokens;
     const std::size_t bytes = asks_by_token(view, group) ? chunk_bytes / 2 : chunk_bytes;
     const std::size_t token_bytes =
-        view.heads_kv() * (view.head_dim() + view.value_dim()) * sizeof(T);
+        view.heads_kv() * (bytes_of_row<T>(view.head_dim()) + bytes_of_row<T>(view.value_dim()));
     return std::clamp(std::bit_floor(bytes / token_bytes), least, most);
 }
 

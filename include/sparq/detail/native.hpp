@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "../scalar_types.hpp"
 #include "native_blocks.hpp"
@@ -70,6 +71,13 @@ SPARQ_ALWAYS_INLINE __m128 widen(const std::uint16_t* p, __m128) noexcept {
     const __m128i words = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, _mm_setzero_si128()));
 }
+SPARQ_ALWAYS_INLINE __m128 widen(const std::uint8_t* p, __m128) noexcept {
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof(four));
+    const __m128i bytes = _mm_cvtsi32_si128(four);
+    const __m128i words = _mm_unpacklo_epi8(bytes, _mm_setzero_si128());
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, _mm_setzero_si128()));
+}
 SPARQ_ALWAYS_INLINE __m128 widen(const std::int32_t* p, __m128) noexcept {
     return _mm_cvtepi32_ps(load_words(p));
 }
@@ -118,6 +126,10 @@ SPARQ_ALWAYS_INLINE __m256 widen(const bfloat16* p, __m256) noexcept {
 }
 SPARQ_ALWAYS_INLINE __m256 widen(const std::uint16_t* p, __m256) noexcept {
     return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_words(p)));
+}
+SPARQ_ALWAYS_INLINE __m256 widen(const std::uint8_t* p, __m256) noexcept {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
 }
 #endif
 #if defined(__AVX2__) && defined(__F16C__)
@@ -238,6 +250,10 @@ SPARQ_ALWAYS_INLINE __m512 widen(const bfloat16* p, __m512) noexcept {
 SPARQ_ALWAYS_INLINE __m512 widen(const std::uint16_t* p, __m512) noexcept {
     const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_maskz_cvtepi32_ps(all_lanes, _mm512_maskz_cvtepu16_epi32(all_lanes, words));
+}
+SPARQ_ALWAYS_INLINE __m512 widen(const std::uint8_t* p, __m512) noexcept {
+    return _mm512_maskz_cvtepi32_ps(all_lanes,
+                                    _mm512_maskz_cvtepu8_epi32(all_lanes, load_words(p)));
 }
 SPARQ_ALWAYS_INLINE __m512 widen(const std::int32_t* p, __m512) noexcept {
     return _mm512_maskz_cvtepi32_ps(all_lanes, _mm512_loadu_si512(p));

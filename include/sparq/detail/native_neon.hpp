@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "../scalar_types.hpp"
 #include "native_blocks.hpp"
@@ -31,6 +32,12 @@ SPARQ_ALWAYS_INLINE float32x4_t widen(const bfloat16* p, float32x4_t) noexcept {
 }
 SPARQ_ALWAYS_INLINE float32x4_t widen(const std::uint16_t* p, float32x4_t) noexcept {
     return vcvtq_f32_u32(vmovl_u16(vld1_u16(p)));
+}
+SPARQ_ALWAYS_INLINE float32x4_t widen(const std::uint8_t* p, float32x4_t) noexcept {
+    std::uint32_t four;
+    std::memcpy(&four, p, sizeof(four));
+    const uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(four));
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
 }
 SPARQ_ALWAYS_INLINE float32x4_t widen(const std::int32_t* p, float32x4_t) noexcept {
     return vcvtq_f32_s32(vld1q_s32(p));

@@ -2,6 +2,7 @@
 // row_kernels: what a cache does with rows, on an instruction set.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -9,6 +10,8 @@
 #include "../kernels/code_rows.hpp"
 #include "../kernels/convert.hpp"
 #include "../kernels/encode_codes.hpp"
+#include "../kernels/int8_channels.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kernels/measure_channels.hpp"
 #include "../kernels/softmax.hpp"
 #include "../kernels/transpose.hpp"
@@ -24,6 +27,12 @@ struct row_kernels {
     template <class From, class To>
     static void convert(const From* from, std::size_t n, To* to) noexcept {
         kernels::convert_row<Arch>(from, n, to);
+    }
+    /// A row of V, which the token has a say in.
+    template <class From>
+    static void encode_value(const From* from, std::size_t n, std::size_t token,
+                             int8_row* to) noexcept {
+        kernels::encode_int8_row<Arch>(from, n, to, kernels::token_dither(token));
     }
     template <class T>
     static void add(const T* row, std::size_t n, double* sums) noexcept {
@@ -63,6 +72,16 @@ struct row_kernels {
         kernels::measure_rows<Arch>(rows, row_stride, tokens, skipped, width, mean, variance);
     }
 };
+
+/// Stores a row of V of the given token.
+template <class Arch, class From, class T>
+void store_value(const From* from, std::size_t n, [[maybe_unused]] std::size_t token,
+                 T* to) noexcept {
+    if constexpr (std::same_as<T, int8_row>)
+        row_kernels<Arch>::encode_value(from, n, token, to);
+    else
+        row_kernels<Arch>::convert(from, n, to);
+}
 
 }  // namespace detail
 SPARQ_NAMESPACE_END

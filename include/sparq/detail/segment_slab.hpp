@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
 // segment_slab: the memory of one segment of a cache, all KV heads together.
 //
-// Per head keys [n, d_h], values [n, d_v], keys_t [d_h, n + pad], and for labels of few
-// bits their ranges [n / code_block_tokens, d_h]; behind the heads the checkpoints,
-// [n / checkpoint_tokens, heads, d_v]. The pad (two cache lines) keeps the
-// channels, a power of two apart otherwise, out of the same cache sets. Heads, and V
-// against K, begin at different places of a page, so that their rows come to a new page
-// (a fault of microseconds) one after the other and not in the same append.
+// Per head keys [n, d_h], values [n, d_v] (int8_row: a range before each row), keys_t [d_h, n +
+// pad], and for labels of few bits their ranges [n / code_block_tokens, d_h]; behind the heads the
+// checkpoints, [n / checkpoint_tokens, heads, d_v]. The pad (two cache lines) keeps the channels, a
+// power of two apart otherwise, out of the same cache sets. Heads, and V against K, begin at
+// different places of a page, so that their rows come to a new page (a fault of microseconds) one
+// after the other and not in the same append.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 
 #include "../code_labels.hpp"
 #include "../config.hpp"
+#include "../int8_row.hpp"
 #include "../kv_view.hpp"
 #include "../memory_policy.hpp"
 #include "../workspace.hpp"
@@ -58,6 +60,8 @@ SPARQ_PER_ISA Label* label_of(Label* channel, std::size_t t) noexcept {
 
 template <class T, class Label>
 class segment_slab {
+    static_assert(cache_element<T> || std::same_as<Label, int2_label>);  // for tiered_cache
+
    public:
     using label = Label;
 
@@ -70,8 +74,8 @@ class segment_slab {
           heads_kv_(heads_kv),
           head_dim_(head_dim),
           value_dim_(value_dim),
-          key_bytes_(part_bytes(tokens, head_dim, sizeof(T))),
-          value_bytes_(part_bytes(tokens, value_dim, sizeof(T))),
+          key_bytes_(part_bytes(tokens, elements_of_row<T>(head_dim), sizeof(T))),
+          value_bytes_(part_bytes(tokens, elements_of_row<T>(value_dim), sizeof(T))),
           label_bytes_(part_bytes(channel_stride(), head_dim, sizeof(Label)) + range_bytes()),
           policy_(policy),
           memory_(allocate_aligned(total_bytes(), policy)) {}
@@ -79,17 +83,17 @@ class segment_slab {
     [[nodiscard]] std::size_t first_token() const noexcept { return first_token_; }
     [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
     [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }
-    [[nodiscard]] std::size_t key_stride() const noexcept { return head_dim_; }
+    [[nodiscard]] std::size_t key_stride() const noexcept { return elements_of_row<T>(head_dim_); }
     [[nodiscard]] std::size_t end_token() const noexcept { return first_token_ + tokens_; }
     /// Of one head: labels, and ranges where they are codes.
     [[nodiscard]] std::size_t label_bytes() const noexcept { return label_bytes_; }
 
     /// Rows and channels by the token's index within the segment.
     [[nodiscard]] SPARQ_PER_ISA T* key_row(std::size_t g, std::size_t t) noexcept {
-        return reinterpret_cast<T*>(head(g)) + t * head_dim_;
+        return row_of(head(g), head_dim_, t);
     }
     [[nodiscard]] SPARQ_PER_ISA T* value_row(std::size_t g, std::size_t t) noexcept {
-        return reinterpret_cast<T*>(head(g) + values_at()) + t * value_dim_;
+        return row_of(head(g) + values_at(), value_dim_, t);
     }
     [[nodiscard]] SPARQ_PER_ISA Label* channel(std::size_t g, std::size_t c,
                                                std::size_t t) noexcept {
@@ -121,8 +125,8 @@ class segment_slab {
         part.keys = key_row(g, 0);
         part.values = value_row(g, 0);
         part.keys_t = channel(g, 0, 0);
-        part.key_stride = head_dim_;
-        part.value_stride = value_dim_;
+        part.key_stride = elements_of_row<T>(head_dim_);
+        part.value_stride = elements_of_row<T>(value_dim_);
         part.channel_stride = channel_stride();
         if constexpr (coded_label<Label>) part.ranges = ranges(g, 0);
         return part;
@@ -143,6 +147,9 @@ class segment_slab {
     }
 
    private:
+    SPARQ_PER_ISA static T* row_of(std::byte* rows, std::size_t width, std::size_t t) noexcept {
+        return reinterpret_cast<T*>(rows) + t * elements_of_row<T>(width) + row_prefix<T>;
+    }
     SPARQ_PER_ISA static std::size_t part_bytes(std::size_t rows, std::size_t width,
                                                 std::size_t element) {
         const std::size_t bytes =

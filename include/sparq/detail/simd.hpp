@@ -85,7 +85,8 @@ SPARQ_ALWAYS_INLINE f32<Arch> in_register(const f32<Arch>& x) noexcept {
 
 /// Lanes of a two-byte type, widened (exact), or of integers.
 template <class Arch, class T>
-    requires(two_byte<T> || std::same_as<T, std::uint16_t> || std::same_as<T, std::int32_t>)
+    requires(two_byte<T> || std::same_as<T, std::uint8_t> || std::same_as<T, std::uint16_t> ||
+             std::same_as<T, std::int32_t>)
 SPARQ_ALWAYS_INLINE f32<Arch> load(const T* p) noexcept {
     if constexpr (is_plain<Arch>)
         return {{float(p[0]), float(p[1]), float(p[2]), float(p[3])}};

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -37,7 +38,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
         read_picks();
         exchange_picks();
         if (!sums_are_sound()) return false;
-        for (std::size_t h = 0; h < group_; ++h) write_head(h);
+        for (std::size_t h = 0; h < group_; ++h) write_output(h);
+        if (call_.report == nullptr) return true;
+        if constexpr (std::same_as<T, int8_row>) this->add_row_noise(certain_picks_);
+        for (std::size_t h = 0; h < group_; ++h) this->write_report(h);
         return true;
     }
 
@@ -269,7 +273,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
         for (std::size_t i = 0; i < picks_; ++i) coarse[i] = -coarse[s_.picks[i]];
     }
 
-    void write_head(std::size_t h) noexcept {
+    void write_output(std::size_t h) noexcept {
         const steps::head_mix& mix = s_.mix[h];
         float* out = call_.out_row(g_, h);
         for (std::size_t c = 0; c < view_.value_dim(); ++c)
@@ -278,15 +282,6 @@ class tiered_head : public tiered_outputs<Arch, T> {
                              mix.certain_factor(),
                              multiply_add(s_.drawn_sums[h * columns_ + c], mix.drawn_factor(),
                                           mix.mean_factor() * s_.tail_mean[c]));
-        if (call_.report == nullptr) return;
-        head_report& report = call_.report->heads[g_ * group_ + h];
-        report = {};
-        report.tail_weight = mix.tail / mix.z0();
-        report.covered = 1.0f - report.tail_weight;
-        report.log_sum_exp = s_.shift[h] + std::log(mix.z0());
-        report.expected_error = std::sqrt(mix.risk);
-        report.exact = exact_ + picks_;
-        report.refined = certain_ + drawn_ - picks_;
     }
 
     std::size_t certain_picks_ = 0;

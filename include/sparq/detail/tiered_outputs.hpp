@@ -85,6 +85,18 @@ class tiered_outputs : public tiered_batches<Arch, T> {
             view_.value_dim(), s_.weights + first, heads, tokens_, sums, columns_);
     }
 
+    void write_report(std::size_t h) noexcept {
+        const steps::head_mix& mix = s_.mix[h];
+        head_report& report = call_.report->heads[g_ * group_ + h];
+        report = {};
+        report.tail_weight = mix.tail / mix.z0();
+        report.covered = 1.0f - report.tail_weight;
+        report.log_sum_exp = s_.shift[h] + std::log(mix.z0());
+        report.expected_error = std::sqrt(mix.risk);
+        report.exact = exact_ + picks_;
+        report.refined = certain_ + drawn_ - picks_;
+    }
+
     float mix_head(std::size_t h) noexcept {
         steps::head_mix& mix = s_.mix[h];
         const std::size_t width = view_.value_dim();
@@ -103,6 +115,43 @@ class tiered_outputs : public tiered_batches<Arch, T> {
         steps::shrink_tail(s_.sampled, s_.output, width, mix);
         if (params_.has_fixed_tiers()) take_mean_tail(h);
         return mix.risk;
+    }
+
+    /// What the 8 bits of the rows that were read exactly add to the risk, once the output is
+    /// there. (Of other tokens 4 bits are what counts.)
+    /// @param certain_picks  of the picks, those that stand first
+    void add_row_noise(std::size_t certain_picks) noexcept {
+        const std::size_t certain = exact_ + certain_picks;
+        add_row_noise(0, exact_, &steps::head_mix::certain_factor);
+        add_row_noise(exact_, certain, &steps::head_mix::certain_factor);
+        add_row_noise(certain, exact_ + picks_, &steps::head_mix::drawn_factor);
+    }
+    /// Of s_.exact [begin, end), ascending: a logit is off by a step of K's codes times q / 12^1/2
+    /// and moves the output towards or away from v, which is off by a step of its own.
+    void add_row_noise(std::size_t begin, std::size_t end,
+                       float (steps::head_mix::*factor)() const) noexcept {
+        const std::size_t width = view_.value_dim();
+        float *value = s_.sampled, *off = s_.output;  // not needed any more
+        steps::token_cursor<T, int2_label> cursor(view_.rows(), g_);
+        for (std::size_t j = begin; j < end; ++j) {
+            cursor.seek(s_.exact[j]);
+            kernels::convert_row<Arch>(cursor.value_row(), width, value);
+            const float key_step = range_of(cursor.key_row()).step;
+            const float value_step = range_of(cursor.value_row()).step;
+            for (std::size_t h = 0; h < group_; ++h) {
+                steps::head_mix& mix = s_.mix[h];
+                const float* y = call_.out_row(g_, h);
+                for (std::size_t c = 0; c < width; ++c) off[c] = value[c] - y[c];
+                const float* q = queries_.data + h * queries_.stride;
+                const float noise = key_step * key_step / 12.0f *
+                                    kernels::sum_of_products<Arch>(q, q, view_.head_dim());
+                const float weight = s_.exact_logits[h * tokens_ + j] * (mix.*factor)();
+                mix.risk += weight * weight / mix.size *
+                            (std::expm1(std::min(noise, 80.0f)) *
+                                 kernels::sum_of_products<Arch>(off, off, width) +
+                             value_step * value_step * static_cast<float>(width) / 12.0f);
+            }
+        }
     }
 
     /// Of the sampled tail, if scanned weights were true and values unlike each other.

@@ -54,7 +54,7 @@ class tiered_reads {
     static constexpr float dense_share = 0.9f;
 
     [[nodiscard]] std::size_t row_bytes() const noexcept {
-        return (view_.head_dim() + view_.value_dim()) * sizeof(T);
+        return bytes_of_row<T>(view_.head_dim()) + bytes_of_row<T>(view_.value_dim());
     }
     [[nodiscard]] std::size_t strip_bytes() const noexcept {
         return view_.head_dim() * sizeof(code_range);

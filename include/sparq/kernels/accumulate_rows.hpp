@@ -41,10 +41,10 @@ inline constexpr std::size_t columns_at_once =
 
 /// `Heads` x `Columns` vectors stay in registers over all rows. `partial` columns of
 /// the only vector when it is not 0.
-template <class Arch, std::size_t Heads, std::size_t Columns, class T>
+template <class Arch, std::size_t Heads, std::size_t Columns, class T, class Upcoming>
 void accumulate_columns(const float* weights, std::size_t weights_stride, const T* const* rows,
                         std::size_t n, std::size_t column, std::size_t partial, float* sums,
-                        std::size_t sums_stride, const upcoming_rows<T>& upcoming) noexcept {
+                        std::size_t sums_stride, const Upcoming& upcoming) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t width = simd::lanes<Arch>;
     vec sum[Heads][Columns];
@@ -83,6 +83,32 @@ void accumulate_columns(const float* weights, std::size_t weights_stride, const 
     }
 }
 
+/// accumulate_rows without rescaling, for rows of whatever a vector can load; upcoming ones may
+/// be of another type.
+template <class Arch, class T, class Upcoming>
+void accumulate_rows_of_group(const float* weights, std::size_t group, std::size_t weights_stride,
+                              const T* const* rows, std::size_t n, std::size_t width, float* sums,
+                              std::size_t sums_stride, const Upcoming& upcoming) noexcept {
+    constexpr std::size_t lanes = simd::lanes<Arch>;
+    for_head_tiles(group, [&](auto heads, std::size_t first) {
+        constexpr std::size_t wide = columns_at_once<Arch, heads()>;
+        const float* w = weights + first * weights_stride;
+        float* s = sums + first * sums_stride;
+        const auto asked = [&](std::size_t c) {  // once for all tiles
+            return first == 0 && c == 0 ? upcoming : Upcoming{};
+        };
+        std::size_t c = 0;
+        for (; c + wide * lanes <= width; c += wide * lanes)
+            accumulate_columns<Arch, heads(), wide>(w, weights_stride, rows, n, c, 0, s,
+                                                    sums_stride, asked(c));
+        for (; c < width; c += lanes) {
+            const std::size_t partial = c + lanes <= width ? 0 : width - c;
+            accumulate_columns<Arch, heads(), 1>(w, weights_stride, rows, n, c, partial, s,
+                                                 sums_stride, asked(c));
+        }
+    });
+}
+
 }  // namespace detail
 
 /// @param weights  [group, n], weights_stride >= n
@@ -96,25 +122,9 @@ void accumulate_rows(const float* weights, std::size_t group, std::size_t weight
                      const float* rescale, const T* const* rows, std::size_t n, std::size_t width,
                      float* sums, std::size_t sums_stride,
                      const upcoming_rows<T>& upcoming = {}) noexcept {
-    constexpr std::size_t lanes = sparq::detail::simd::lanes<Arch>;
     if (rescale != nullptr) detail::rescale_sums<Arch>(rescale, group, width, sums, sums_stride);
-    detail::for_head_tiles(group, [&](auto heads, std::size_t first) {
-        constexpr std::size_t wide = detail::columns_at_once<Arch, heads()>;
-        const float* w = weights + first * weights_stride;
-        float* s = sums + first * sums_stride;
-        const auto asked = [&](std::size_t c) {  // once for all tiles
-            return first == 0 && c == 0 ? upcoming : upcoming_rows<T>{};
-        };
-        std::size_t c = 0;
-        for (; c + wide * lanes <= width; c += wide * lanes)
-            detail::accumulate_columns<Arch, heads(), wide>(w, weights_stride, rows, n, c, 0, s,
-                                                            sums_stride, asked(c));
-        for (; c < width; c += lanes) {
-            const std::size_t partial = c + lanes <= width ? 0 : width - c;
-            detail::accumulate_columns<Arch, heads(), 1>(w, weights_stride, rows, n, c, partial, s,
-                                                         sums_stride, asked(c));
-        }
-    });
+    detail::accumulate_rows_of_group<Arch>(weights, group, weights_stride, rows, n, width, sums,
+                                           sums_stride, upcoming);
 }
 
 }  // namespace kernels

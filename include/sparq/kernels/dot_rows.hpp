@@ -17,6 +17,7 @@
 
 #include "../config.hpp"
 #include "../detail/simd.hpp"
+#include "../int8_row.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace kernels {
@@ -31,7 +32,8 @@ struct upcoming_rows {
     /// Asks for rows [from, to), as far as there are any.
     SPARQ_ALWAYS_INLINE void prefetch(std::size_t from, std::size_t to) const noexcept {
         for (std::size_t j = from; j < to && j < count; ++j)
-            for (const T *p = rows[j], *end = p + width; p < end; p += cache_line_bytes / sizeof(T))
+            for (const T *p = rows[j] - row_prefix<T>, *end = rows[j] + width; p < end;
+                 p += cache_line_bytes / sizeof(T))
                 sparq::detail::simd::prefetch(p);
     }
 };
@@ -121,11 +123,11 @@ SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride
 
 /// Up to rows_reduced_at_once rows. Their lanes are summed at the end, eight and more vectors
 /// at a time: one tile's sums would wait for its last products.
-template <class Arch, std::size_t Heads, class T>
+template <class Arch, std::size_t Heads, class T, class Upcoming>
 SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_stride,
                                        const T* const* rows, std::size_t n, std::size_t width,
                                        float* logits, std::size_t logits_stride,
-                                       const upcoming_rows<T>& upcoming,
+                                       const Upcoming& upcoming,
                                        std::size_t upcoming_from) noexcept {
     constexpr std::size_t tile = rows_at_once<Arch, Heads>, most = rows_reduced_at_once;
     alignas(cache_line_bytes) float lanes[Heads * most * simd::lanes<Arch>];
@@ -147,10 +149,10 @@ SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_s
     }
 }
 
-template <class Arch, std::size_t Heads, class T>
+template <class Arch, std::size_t Heads, class T, class Upcoming>
 void dot_rows_of_heads(const float* queries, std::size_t query_stride, const T* const* rows,
                        std::size_t n, std::size_t width, float* logits, std::size_t logits_stride,
-                       const upcoming_rows<T>& upcoming) noexcept {
+                       const Upcoming& upcoming) noexcept {
     for (std::size_t j = 0; j < n; j += rows_reduced_at_once)
         dot_row_block<Arch, Heads>(queries, query_stride, rows + j,
                                    std::min(n - j, rows_reduced_at_once), width, logits + j,
@@ -169,6 +171,18 @@ SPARQ_ALWAYS_INLINE void for_head_tiles(std::size_t group, const Body& body) noe
     if (h < group) body(std::integral_constant<std::size_t, 1>{}, h);
 }
 
+/// dot_rows for rows of whatever a vector can load; upcoming ones may be of another type.
+template <class Arch, class T, class Upcoming>
+void dot_rows_of_group(const float* queries, std::size_t group, std::size_t query_stride,
+                       const T* const* rows, std::size_t n, std::size_t width, float* logits,
+                       std::size_t logits_stride, const Upcoming& upcoming) noexcept {
+    for_head_tiles(group, [&](auto heads, std::size_t first) {
+        dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows, n,
+                                         width, logits + first * logits_stride, logits_stride,
+                                         first == 0 ? upcoming : Upcoming{});
+    });
+}
+
 }  // namespace detail
 
 /// @param queries  [group, width], query_stride a multiple of the lanes, zeros behind width
@@ -179,12 +193,8 @@ template <class Arch, class T>
 void dot_rows(const float* queries, std::size_t group, std::size_t query_stride,
               const T* const* rows, std::size_t n, std::size_t width, float* logits,
               std::size_t logits_stride, const upcoming_rows<T>& upcoming = {}) noexcept {
-    detail::for_head_tiles(group, [&](auto heads, std::size_t first) {
-        detail::dot_rows_of_heads<Arch, heads()>(queries + first * query_stride, query_stride, rows,
-                                                 n, width, logits + first * logits_stride,
-                                                 logits_stride,
-                                                 first == 0 ? upcoming : upcoming_rows<T>{});
-    });
+    detail::dot_rows_of_group<Arch>(queries, group, query_stride, rows, n, width, logits,
+                                    logits_stride, upcoming);
 }
 
 }  // namespace kernels

@@ -22,6 +22,7 @@
 #include "../config.hpp"
 #include "../kernels/accumulate_rows.hpp"
 #include "../kernels/dot_rows.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kernels/softmax.hpp"
 #include "query_components.hpp"
 #include "row_sources.hpp"
