@@ -4,6 +4,7 @@
 #   - a table of ms a token and closeness to ggml, at several depths of a long text, and the
 #     time of a prompt with the plugin and without, on one thread and on two
 #   - llama.cpp's own llama-bench and llama-server, unmodified, with the plugin loaded
+# sh examples/llama_cpp/run.sh build: gets and builds, and ends there.
 # sh examples/llama_cpp/run.sh table ...: instead, the table with these options (--help).
 # sh examples/llama_cpp/run.sh states ...: instead, the plugin against untouched runs in every
 # state a cache gets into (--threads 2, --case rollback).
@@ -52,6 +53,7 @@ bible -l 99999 -f gen1:1-exo40:38 2>/dev/null </dev/null | sed 's/^[A-Za-z0-9]*:
 
 table() { "$programs/table" "$plugin" "$model" "$text" --prompt "$build/prompt.state" "$@"; }
 case ${1:-} in
+build) exit ;;
 states)
     shift
     exec "$programs/states" "$plugin" "$model" "$text" "$@"
