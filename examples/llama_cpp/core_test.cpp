@@ -137,11 +137,11 @@ class engine {
         sparq::sparq_attention(query, cache, params, y);
         return y;
     }
-    /// What tiers say of the visible cells with codes that are made afresh of the first `kept`
-    /// cells as they are now.
-    std::vector<float> tiers(std::size_t stream, std::span<const float> query,
-                             const ranges& visible, const sparq::tiered_params& params,
-                             std::size_t kept) const {
+    /// What a method says of the visible cells with codes that are made afresh of the first
+    /// `kept` cells as they are now.
+    template <class Codes, class Storage, class Params>
+    std::vector<float> afresh(std::size_t stream, std::span<const float> query,
+                              const ranges& visible, const Params& params, std::size_t kept) const {
         sparq::strided_kv<sparq::half> rows;
         rows.keys = keys_.data() + stream * cells * row_size;
         rows.values = values_.data() + stream * cells * row_size;
@@ -149,9 +149,9 @@ class engine {
         rows.head_dim = rows.value_dim = rows.key_head_stride = rows.value_head_stride = dim;
         rows.cells = cells;
         rows.key_token_stride = rows.value_token_stride = row_size;
-        sparq::tier_codes<sparq::half> codes(heads_kv, dim, dim);
+        Codes codes(heads_kv, dim, dim);
         codes.append(rows, kept);
-        sparq::tiered_view_storage<sparq::half> storage;
+        Storage storage;
         std::vector<float> y(query.size());
         sparq::sparq_attention(query, codes.view(rows, visible, storage), params, y);
         return y;
@@ -242,8 +242,9 @@ void check_tiers(engine& self, sparq_llama::engine_cache& core,
     expect(compute(core, node, with, threads) == sparq_llama::answer::given, "tiers answer");
     for (std::size_t r = 0; tokens >= with.dense_below && r < node.streams * node.rows; ++r) {
         const std::size_t stream = node.first_stream + r / node.rows;
-        const auto y = self.tiers(stream, self.q(r), visible, params,
-                                  core.cells_kept(node.cache.keys, stream));
+        const auto y =
+            self.afresh<sparq::tier_codes<sparq::half>, sparq::tiered_view_storage<sparq::half>>(
+                stream, self.q(r), visible, params, core.cells_kept(node.cache.keys, stream));
         expect(std::equal(y.begin(), y.end(), self.out(r).begin()),
                "tiers: the bits of codes made afresh");
         tiers_answers.add(
@@ -251,7 +252,29 @@ void check_tiers(engine& self, sparq_llama::engine_cache& core,
     }
 }
 
-/// Compares the answers to one node, SparQ, tiers and dense, with those of others.
+/// SparQ over labels of few bits: the bits that labels made afresh of the same cells give.
+template <class Label>
+void check_labels(engine& self, sparq_llama::engine_cache& core,
+                  const sparq_llama::attention_node& node, const ranges& visible,
+                  std::size_t tokens, std::size_t threads) {
+    using sparq::half;
+    sparq_llama::settings with = test_settings();
+    with.set_all("SPARQ_LABEL_BITS=" + std::to_string(Label::bits));
+    sparq::sparq_params params = with.params;
+    params.scale = node.scale;
+    expect(compute(core, node, with, threads) == sparq_llama::answer::given, "labels answer");
+    for (std::size_t r = 0; tokens >= with.dense_below && r < node.streams * node.rows; ++r) {
+        const std::size_t stream = node.first_stream + r / node.rows;
+        const auto y =
+            self.afresh<sparq::key_labels<half, Label>, sparq::kv_view_storage<half, Label>>(
+                stream, self.q(r), visible, params, core.cells_kept(node.cache.keys, stream));
+        expect(std::equal(y.begin(), y.end(), self.out(r).begin()),
+               "labels of few bits: the bits of labels made afresh");
+    }
+}
+
+/// Compares the answers to one node, SparQ, labels of few bits, tiers and dense, with those of
+/// others.
 void check_answers(engine& self, sparq_llama::engine_cache& core, std::size_t first,
                    std::size_t count, std::size_t rows, const ranges& visible,
                    std::size_t threads) {
@@ -268,6 +291,7 @@ void check_answers(engine& self, sparq_llama::engine_cache& core, std::size_t fi
         expect(std::equal(y.begin(), y.end(), self.out(r).begin()),
                "SparQ: the bits of a cache of the visible tokens");
     }
+    check_labels<sparq::int4_label>(self, core, node, visible, tokens, threads);
     check_tiers(self, core, node, visible, tokens, threads);
     with.use = sparq_llama::method::dense;
     expect(compute(core, node, with, threads) == sparq_llama::answer::given, "dense answers");
@@ -360,6 +384,24 @@ void dense_layers_need_no_copy() {
            "a dense layer is computed exactly");
 }
 
+/// Each width is one of its own: 8 bits rank these keys as the keys themselves do, fewer do
+/// worse.
+void labels_have_the_bits_asked_for() {
+    engine self(11);
+    sparq_llama::engine_cache core;
+    self.write(core, 0, 0, cells);
+    const auto node = self.node(0, 1, 1, {{0, cells}});
+    auto error_of = [&, exact = std::vector<float>()](const char* bits) mutable {
+        sparq_llama::settings with = test_settings();
+        with.set_all(std::string("SPARQ_LABEL_BITS=") + bits);
+        expect(compute(core, node, with, 1) == sparq_llama::answer::given, "a width is answered");
+        if (exact.empty()) exact.assign(self.out(0).begin(), self.out(0).end());
+        return relative_error(self.out(0), exact);
+    };
+    const double of[]{error_of("16"), error_of("8"), error_of("4"), error_of("2")};
+    expect(of[0] == 0.0 && of[1] < of[2] && of[2] < of[3], "fewer bits are further from the keys");
+}
+
 void steps_allocate_nothing(const char* method) {
     engine self(12);
     sparq_llama::engine_cache core;
@@ -403,6 +445,10 @@ void wrong_settings_are_refused_by_name() {
                               "SPARQ_TAIL=mean",
                               "SPARQ_DENSE_LAYERS=3-1",
                               "SPARQ_DENSE_LAYERS=a",
+                              "SPARQ_LABEL_BITS=3",
+                              "SPARQ_LABEL_BITS=32",
+                              "SPARQ_LABEL_BITS=",
+                              "SPARQ_LABEL_BITS=int4",
                               "SPARQ_TOLERANCE=0",
                               "SPARQ_TOLERANCE=-1",
                               "SPARQ_TOLERANCE=1.01",
@@ -455,7 +501,9 @@ int main() {
     what_is_left_to_the_engine();
     dense_layers_need_no_copy();
     steps_allocate_nothing("SPARQ_METHOD=sparq");
+    steps_allocate_nothing("SPARQ_LABEL_BITS=4");
     steps_allocate_nothing("SPARQ_METHOD=tiers");
+    labels_have_the_bits_asked_for();
     changes_from_outside_during_a_node_leave_it_answered();
     std::printf("tiers: %g answers, rms error %.2f\n", tiers_answers.answers, tiers_answers.rms());
     expect(tiers_answers.not_dense > 0.9 * tiers_answers.answers, "tiers are not just dense");

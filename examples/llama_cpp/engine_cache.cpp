@@ -112,7 +112,9 @@ row_plan engine_cache::plan_row(std::size_t i, const settings& with, layer_state
                     .out_stride = node_.out_head_stride}};
     const strided engine = rows_of(node_, stream);
     if (row.dense)
-        return sparq::plan_dense(request.q, row.scratch.storage.assign(engine, row.visible),
+        return sparq::plan_dense(request.q,
+                                 std::get<row_scratch::labelled<sparq::half>>(row.scratch.labels)
+                                     .assign(engine, row.visible),
                                  request.out, request.options, node_.scale);
     return state->plan(engine, node_.first_stream + stream, request, with, row.scratch);
 }

@@ -11,10 +11,12 @@
 #include <memory>
 #include <span>
 #include <sparq/attention_plan.hpp>
+#include <sparq/code_labels.hpp>
 #include <sparq/strided_kv.hpp>
 #include <sparq/tier_codes.hpp>
 #include <sparq/tiered_attention.hpp>
 #include <sparq/workspace.hpp>
+#include <tuple>
 #include <variant>
 
 #include "settings.hpp"
@@ -24,14 +26,23 @@ namespace sparq_llama {
 /// Keys and values of one stream where the engine holds them.
 using strided = sparq::strided_kv<sparq::half>;
 
+/// Of dense attention, and of SparQ over such labels.
+template <class Label>
+using labelled_plan = sparq::attention_plan<sparq::default_arch, sparq::half, Label>;
 /// A query token's attention, ready for run(ith, nth, barrier) on each of nth threads. A
 /// method whose plans are of another type adds it here.
-using row_plan = std::variant<sparq::attention_plan<sparq::default_arch, sparq::half, sparq::half>,
+using row_plan = std::variant<labelled_plan<sparq::half>, labelled_plan<sparq::int8_label>,
+                              labelled_plan<sparq::int4_label>, labelled_plan<sparq::int2_label>,
                               sparq::tiered_plan<sparq::default_arch, sparq::half>>;
 
 /// Scratch memory of one query token's plan; kept from step to step, shared by the layers.
 struct row_scratch {
-    sparq::kv_view_storage<sparq::half> storage;
+    template <class Label>
+    using labelled = sparq::kv_view_storage<sparq::half, Label>;
+
+    std::tuple<labelled<sparq::half>, labelled<sparq::int8_label>, labelled<sparq::int4_label>,
+               labelled<sparq::int2_label>>
+        labels;
     sparq::tiered_view_storage<sparq::half> tiers;
     sparq::workspace work;
 };

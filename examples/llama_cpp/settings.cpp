@@ -16,6 +16,7 @@ namespace {
 constexpr std::array method_names{"off", "dense", "sparq", "tiers", "zeros"};
 constexpr std::array adapter_names{"auto", "extra_buffer", "accel"};
 constexpr std::array tail_names{"automatic", "none", "mean_value"};
+constexpr std::array label_widths{"16", "8", "4", "2"};
 constexpr std::size_t most_layers = 4096;
 
 [[noreturn]] void refuse(std::string_view name, std::string_view value,
@@ -72,10 +73,10 @@ float share(std::string_view name, std::string_view value) {
     return result;
 }
 
-constexpr std::array names{"SPARQ_METHOD",       "SPARQ_R",           "SPARQ_K",
-                           "SPARQ_TOLERANCE",    "SPARQ_LOCAL",       "SPARQ_TAIL",
-                           "SPARQ_DENSE_LAYERS", "SPARQ_DENSE_BELOW", "SPARQ_OFF_BELOW",
-                           "SPARQ_MOST_ROWS"};
+constexpr std::array names{
+    "SPARQ_METHOD",      "SPARQ_R",         "SPARQ_K",        "SPARQ_LABEL_BITS",
+    "SPARQ_TOLERANCE",   "SPARQ_LOCAL",     "SPARQ_TAIL",     "SPARQ_DENSE_LAYERS",
+    "SPARQ_DENSE_BELOW", "SPARQ_OFF_BELOW", "SPARQ_MOST_ROWS"};
 
 }  // namespace
 
@@ -98,6 +99,8 @@ void settings::set(std::string_view name, std::string_view value) {
         params.local = number(name, value, 0, most);
     else if (name == "SPARQ_TAIL")
         params.tail = static_cast<sparq::tail_estimate>(word(name, value, tail_names));
+    else if (name == "SPARQ_LABEL_BITS")
+        label_bits = 16u >> word(name, value, label_widths);
     else if (name == "SPARQ_TOLERANCE")
         tolerance = share(name, value);
     else if (name == "SPARQ_DENSE_LAYERS")
@@ -154,7 +157,7 @@ std::string settings::text() const {
     }
     std::ostringstream line;
     line << "method " << method_names[static_cast<std::size_t>(use)] << ", r " << params.r << ", k "
-         << params.k << ", local " << params.local << ", tail "
+         << params.k << ", local " << params.local << ", labels of " << label_bits << " bits, tail "
          << tail_names[static_cast<std::size_t>(params.tail)] << ", tolerance " << tolerance
          << ", dense layers " << (layers.empty() ? "none" : layers) << ", dense below "
          << dense_below << " tokens, off below " << off_below << ", at most " << most_rows

@@ -30,6 +30,7 @@ adapter adapter_from_environment();
 struct settings {
     method use = method::sparq;
     sparq::sparq_params params{.r = 16, .k = 128, .local = 32};
+    unsigned label_bits = 16;        ///< of SparQ's copy of the keys: 16 (the keys), 8, 4, 2
     float tolerance = 0.05f;         ///< of tiers: relative error that is accepted
     std::vector<bool> dense_layers;  ///< true: exact attention in that layer
     std::size_t dense_below = 512;   ///< cells in sight below which attention is exact

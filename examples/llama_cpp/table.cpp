@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // table PLUGIN MODEL TEXT: time of a token and closeness to ggml, at several depths of one
-// text; how each goes on with the text; and what the plugin adds to the time of a prompt.
+// text; and how each goes on with the text.
 //
 // The text is processed once; then each method decodes the same tokens of it from the same
 // cache. Times are of the processor on one thread, of the clock on more. The methods take
@@ -19,27 +19,31 @@ namespace sparq_llama {
 namespace {
 
 constexpr std::size_t compared = 17, steps_of_turn = 5, turns = 10, continued = 24;
-constexpr std::size_t prompt_tokens = 1024, prompt_pairs = 5;
 
 struct method_row {
     const char* name;
     bool flash_attention;
-    const char* settings;
-    std::vector<double> ms;  ///< a token, of each turn
-    std::vector<std::vector<float>> logits;
-    std::vector<llama_token> continuation;
+    std::string settings;
+    std::vector<double> ms{};  ///< a token, of each turn
+    std::vector<std::vector<float>> logits{};
+    std::vector<llama_token> continuation{};
 };
 
+std::string sparq_settings(int r, int k, int label_bits) {
+    return "SPARQ_METHOD=sparq SPARQ_R=" + std::to_string(r) + " SPARQ_K=" + std::to_string(k) +
+           " SPARQ_LABEL_BITS=" + std::to_string(label_bits);
+}
 std::vector<method_row> methods() {
-    return {{"ggml, flash attention", true, "SPARQ_METHOD=off", {}, {}, {}},
-            {"ggml, without", false, "SPARQ_METHOD=off", {}, {}, {}},
-            {"sparq dense", true, "SPARQ_METHOD=dense", {}, {}, {}},
-            {"SparQ r 16, k 128", true, "SPARQ_METHOD=sparq SPARQ_R=16 SPARQ_K=128", {}, {}, {}},
-            {"SparQ r 32, k 256", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=256", {}, {}, {}},
-            {"SparQ r 32, k 512", true, "SPARQ_METHOD=sparq SPARQ_R=32 SPARQ_K=512", {}, {}, {}},
-            {"tiers, tolerance 0.05", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.05", {}, {}, {}},
-            {"tiers, tolerance 0.1", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.1", {}, {}, {}},
-            {"(no attention: zeros)", true, "SPARQ_METHOD=zeros", {}, {}, {}}};
+    return {{"ggml, flash attention", true, "SPARQ_METHOD=off"},
+            {"ggml, without", false, "SPARQ_METHOD=off"},
+            {"sparq dense", true, "SPARQ_METHOD=dense"},
+            {"SparQ r 16, k 128", true, sparq_settings(16, 128, 16)},
+            {"SparQ r 32, k 256", true, sparq_settings(32, 256, 16)},
+            {"SparQ r 32, k 512", true, sparq_settings(32, 512, 16)},
+            {"int4 labels, r 16, k 128", true, sparq_settings(16, 128, 4)},
+            {"tiers, tolerance 0.05", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.05"},
+            {"tiers, tolerance 0.1", true, "SPARQ_METHOD=tiers SPARQ_TOLERANCE=0.1"},
+            {"(no attention: zeros)", true, "SPARQ_METHOD=zeros"}};
 }
 
 /// Other work on the machine does not count where one thread can be told from it.
@@ -100,22 +104,6 @@ class bench {
             token = static_cast<llama_token>(most_likely(logits_of(c, 0, 1)));
             row.continuation.push_back(token);
         }
-    }
-
-    struct prompt_time {
-        double ms, step_ms;  ///< of the prompt, and of the step after it, which copies its keys
-    };
-    /// A prompt in place of what the cache holds.
-    prompt_time time_a_prompt(const char* settings) {
-        plugin_.configure(settings);
-        llama_context* c = contexts_[true].get();
-        llama_set_n_threads(c, threads_, threads_);
-        llama_memory_seq_rm(llama_get_memory(c), 0, -1, -1);
-        const double before = now_ms(threads_);
-        append(c, only, text_.first(prompt_tokens));
-        const double between = now_ms(threads_);
-        step(c, only, text_.subspan(prompt_tokens, 1));
-        return {between - before, now_ms(threads_) - between};
     }
 
    private:
@@ -181,27 +169,6 @@ void print_words(const char* name, std::string words) {
     std::fflush(stdout);
 }
 
-/// Pairs of a prompt with the plugin off and one with it, in either order by turns.
-void time_prompts(bench& run) {
-    constexpr const char* settings[]{"SPARQ_METHOD=off",
-                                     "SPARQ_METHOD=sparq SPARQ_R=16 SPARQ_K=128"};
-    std::vector<double> alone, with, of_prompt, with_first_step;
-    for (std::size_t pair = 0; pair < prompt_pairs; ++pair) {
-        bench::prompt_time time[2];
-        for (const std::size_t i : {pair % 2, 1 - pair % 2})
-            time[i] = run.time_a_prompt(settings[i]);
-        alone.push_back(time[0].ms);
-        with.push_back(time[1].ms);
-        of_prompt.push_back(time[1].ms / time[0].ms);
-        with_first_step.push_back((time[1].ms + time[1].step_ms) / (time[0].ms + time[0].step_ms));
-    }
-    std::printf(
-        "\na prompt of %zu tokens: %.0f ms with the plugin off, %.0f ms with SparQ; medians of\n"
-        "%zu pairs: %.3f times as long, with the first token after it %.3f times\n",
-        prompt_tokens, median(alone), median(with), prompt_pairs, median(of_prompt),
-        median(with_first_step));
-}
-
 struct options {
     std::string plugin, model, text, prompt;
     int threads = 1;
@@ -212,7 +179,7 @@ void print_table(const options& with) {
     const std::size_t deepest = *std::max_element(with.depths.begin(), with.depths.end());
     const loaded_plugin plugin(with.plugin);
     const model_ptr model = load_model(with.model);
-    const std::size_t tokens = std::max(deepest, prompt_tokens) + compared;
+    const std::size_t tokens = deepest + compared;
     const auto text = tokens_of_file(model.get(), with.text, tokens);
     if (text.size() != tokens)
         throw CLI::ValidationError("TEXT", "only " + std::to_string(text.size()) + " tokens");
@@ -235,7 +202,6 @@ void print_table(const options& with) {
             print_words(row.name, text_of(model.get(), row.continuation));
         }
     }
-    time_prompts(run);
     std::printf(
         "\nattention: ms a token less those of the model whose attention writes zeros;\n"
         "of flash, of better: how many times ggml's share, with flash attention and at\n"
