@@ -21,10 +21,10 @@ struct head_report {
     /// |y - y_dense| / |y_dense| to expect; 0 when dense. Over rows of 8 bits (int8_row) their
     /// rounding included, but where dense.
     float expected_error = 0.0f;
-    float tail_weight = 0.0f;     ///< weight of the tokens that the mean or a sample stands for
-    std::size_t exact = 0;        ///< tokens read exactly
-    std::size_t refined = 0;      ///< tokens read as 4-bit rows
-    bool dense = false;           ///< all was read exactly: nothing would have been saved
+    float tail_weight = 0.0f;  ///< weight of the tokens that the mean or a sample stands for
+    std::size_t exact = 0;     ///< tokens read exactly
+    std::size_t refined = 0;   ///< tokens read as 4-bit rows
+    bool dense = false;        ///< all was read exactly: nothing would have been saved
 };
 
 /// Bytes of keys, values and value sums that each step read, all heads together.
