@@ -227,7 +227,7 @@ void run_short(speed_table& table, const short_shape& shape) {
                           : warm_heads;
         const auto cache = make_cache<T>(heads, shape.head_dim, seq_len);
         sparq::sparq_params params = usual_params(shape.head_dim);
-        params.dense_below = 6 * params.k;  // as its description says
+        params.dense_below = 8 * params.k;  // as its description says
         decode_case<T> step(cache, shape.group, params);
         const named_times times = time_interleaved(
             how, {{"dense", [&] { step.dense(); }}, {"sparq", [&] { step.sparq(); }}});

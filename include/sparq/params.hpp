@@ -51,7 +51,7 @@ struct sparq_params {
     float scale = 0.0f;
     /// Histories of fewer tokens are attended whole, as with k >= S: exact, and faster where
     /// the tokens are few. The report says so. Measured with half, d_h = 128, one thread:
-    /// SparQ overtakes dense attention at 5 to 6 times k. 0: never, as in the paper.
+    /// SparQ overtakes dense attention at 5 to 8 times k. 0: never, as in the paper.
     std::size_t dense_below = 0;
     component_ranking components = component_ranking::magnitude;
     temperature tau = temperature::paper;
