@@ -35,7 +35,7 @@ struct result {
 using attend_function = std::vector<result>(const problem&, element);
 
 /// attend_tiers: in tiers, to a tolerance, with fixed tiers, densely, and planned for three
-/// threads; and beside an engine's K and V of which some are written anew.
+/// threads; and beside an engine's K and V of which some are written anew. Of float and half.
 attend_function dispatched, dispatched_tiers;
 namespace baseline {
 attend_function attend, attend_tiers;

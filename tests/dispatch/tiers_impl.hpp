@@ -101,11 +101,11 @@ std::vector<result> attend_tiers_as(const problem& p) {
     return all;
 }
 
+/// @param type  float_ or half
 template <class Arch>
 std::vector<result> attend_tiers_on(const problem& p, element type) {
-    if (type == element::float_) return attend_tiers_as<Arch, float>(p);
-    if (type == element::half) return attend_tiers_as<Arch, sparq::half>(p);
-    return attend_tiers_as<Arch, sparq::bfloat16>(p);
+    return type == element::float_ ? attend_tiers_as<Arch, float>(p)
+                                   : attend_tiers_as<Arch, sparq::half>(p);
 }
 
 }  // namespace
