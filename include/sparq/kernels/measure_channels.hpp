@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "../config.hpp"
+#include "../detail/multiply_add.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -32,7 +33,8 @@ struct channel_moments {
     }
     [[nodiscard]] float variance(std::size_t c, std::size_t counted) const noexcept {
         const float shift = mean_distance(c, counted);
-        return std::max(0.0f, squares[c] / static_cast<float>(counted) - shift * shift);
+        return std::max(0.0f, sparq::detail::multiply_add(
+                                  -shift, shift, squares[c] / static_cast<float>(counted)));
     }
 };
 
