@@ -195,7 +195,7 @@ class tier_codes {
     }
 
     /// All known cells, of which there are some, a segment a slab.
-    [[nodiscard]] SPARQ_PER_ISA rows_view all_cells(const engine_rows& engine) noexcept {
+    [[nodiscard]] SPARQ_PER_ISA rows_view all_cells(const engine_rows& engine) {
         segments_.clear();
         labels_.add_segments(engine, {0, size()}, segments_);
         return rows_view(heads_kv_, head_dim_, value_dim_, segments_);
@@ -203,7 +203,7 @@ class tier_codes {
 
     /// Makes anew what rewrite() and truncate() have made stale.
     template <class Arch>
-    void bring_up_to_date(const engine_rows& engine) noexcept {
+    void bring_up_to_date(const engine_rows& engine) {
         if (size() == 0) return;
         const rows_view all = all_cells(engine);
         std::fill(made_anew_.begin(), made_anew_.end(), size());
