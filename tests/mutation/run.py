@@ -142,7 +142,7 @@ FAULTS = [
     ("codes_made_anew_not_measured", "detail/channel_book.hpp",
      "std::min(from, now.closed); sound < done.closed", "now.closed; sound < done.closed"),
     ("unread_channels_left_out", "steps/tiers/scan_channels.hpp",
-     "choice.unread[h] -= query[c] * known.mean[c];", ""),
+     "choice.unread[h] = detail::multiply_add(-query[c], known.mean[c], choice.unread[h]);", ""),
     ("certain_ones_drawn_again", "kernels/token_draws.hpp",
      "count.drawn += !is_certain;", "++count.drawn;"),
 ]
