@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 
-# sparq_add_kernels(<target>): compiles the kernels for every instruction set of the
-# processor family into the target, which links sparq::sparq, for sparq/dispatch.hpp to choose
-# from at run time. The target's own sources keep the flags they have. Once for each program
-# or shared library.
+# sparq_add_kernels(<target> [TYPES float|half|bfloat16 ...]): compiles the kernels for every
+# instruction set of the processor family into the target, which links sparq::sparq, for
+# sparq/dispatch.hpp to choose from at run time. The target's own sources keep the flags they
+# have. Once for each program or shared library.
+#
+# TYPES are the element types of K and V that the program dispatches; all three unless given.
+# Each takes a third of the time to compile and of the code. A call for another type does not
+# compile.
 #
 # The flags come last on the command line, behind those of the configuration and the target,
 # and hold in every one of them: optimised, nothing that is inline is left in these units for
@@ -18,6 +22,24 @@ function(sparq_add_kernels target)
   endif()
   if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
     message(FATAL_ERROR "sparq_add_kernels needs g++ or clang, not ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  set(types float half bfloat16)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" TYPES)
+  foreach(type IN LISTS arg_TYPES)
+    if(NOT type IN_LIST types)
+      message(FATAL_ERROR "sparq_add_kernels(${target}): TYPES has '${type}', allowed is ${types}")
+    endif()
+  endforeach()
+  if(arg_UNPARSED_ARGUMENTS OR "TYPES" IN_LIST arg_KEYWORDS_MISSING_VALUES)
+    message(FATAL_ERROR "sparq_add_kernels(${target}): what may follow is TYPES and some of ${types}")
+  endif()
+  if(arg_TYPES)
+    # For the target's sources too: they see the same table.
+    list(REMOVE_ITEM types ${arg_TYPES})
+    foreach(type IN LISTS types)
+      string(TOUPPER "SPARQ_NO_KERNELS_${type}" definition)
+      target_compile_definitions(${target} PUBLIC ${definition})
+    endforeach()
   endif()
   set(level -O3)
   if(SPARQ_KERNELS_OPTIMIZATION)

@@ -24,8 +24,11 @@ STYLES = {
     "ONNX Runtime GQA, float": ("#009e73", "D"),
     "ONNX Runtime GQA, int8": ("#8fce00", "P"),
     "OpenBLAS sgemv, float": ("#cc79a7", "X"),
+    "PyTorch sdpa, bfloat16": ("#888888", "*"),
+    "PyTorch sdpa, float32": ("#e69f00", "p"),
 }
-OTHER_STYLE = ("#888888", "*")
+FOLDED = ", folded"  # the group in the query length: the same colour, dashed
+OTHER_STYLE = ("#444444", "h")
 
 # Two threads are timed by the wall: with others on the processors, that says nothing.
 MOST_OTHERS_ON_THE_WALL = 0.25
@@ -161,17 +164,18 @@ def draw_times(rows: list, subtitle: str, path: Path) -> None:
             points = series(rows, heads_q, method)
             if not points:
                 continue
-            color, marker = STYLES.get(method, OTHER_STYLE)
+            color, marker = STYLES.get(method.removesuffix(FOLDED), OTHER_STYLE)
+            line = "--" if method.endswith(FOLDED) else "-"
             lengths = [shape_of(point)[0] for point in points]
             times = [point["us"]["median"] / 1e3 for point in points]
             width = 2.4 if method in (DENSE, SPARQ) else 1.3
-            axis.plot(lengths, times, color=color, marker=marker, markersize=6, linewidth=width, label=method)
+            axis.plot(lengths, times, line, color=color, marker=marker, markersize=6, linewidth=width, label=method)
         label_lengths(axis, lengths)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_title(f"{heads_q} query heads, 8 KV heads (G = {heads_q // 8})", fontsize=11)
     axes[0].set_ylabel("ms per decode step, one thread")
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles, labels = axes[1].get_legend_handles_labels()  # folded only where there are groups
     figure.legend(handles, labels, loc="lower center", ncol=4, frameon=False, fontsize=9)
     figure.suptitle("Time of one decode step, d_h = 128, L3 empty\n" + subtitle, fontsize=11)
     figure.tight_layout(rect=(0, 0.09, 1, 1))

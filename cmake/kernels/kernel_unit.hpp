@@ -133,10 +133,18 @@ constexpr kernel_calls<T> calls_of{steps_of<T, T>,
                                    codes_of<T, int2_label>,
                                    tiers_of<T>};
 
+template <class T>
+consteval typename offered<T>::calls calls_offered() {
+    if constexpr (std::same_as<typename offered<T>::calls, no_calls>)
+        return {};
+    else
+        return calls_of<T>;
+}
+
 }  // namespace
 
-constinit const kernel_table SPARQ_KERNEL_UNIT{compiled_for, calls_of<float>, calls_of<half>,
-                                               calls_of<bfloat16>};
+constinit const kernel_table SPARQ_KERNEL_UNIT{compiled_for, calls_offered<float>(),
+                                               calls_offered<half>(), calls_offered<bfloat16>()};
 
 }  // namespace detail
 

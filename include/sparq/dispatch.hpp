@@ -2,7 +2,8 @@
 // dispatch: one program for all processors. Code compiled for the baseline runs kernels
 // compiled for AVX2 or AVX-512 where the processor has it.
 //
-//   sparq_add_kernels(engine)          # CMake: compiles the kernels into the target
+//   sparq_add_kernels(engine)          # CMake: compiles the kernels into the target;
+//                                      # TYPES half: those for K and V of half alone
 //
 //   cache.append<sparq::arch::dispatched>(keys, values);
 //   sparq::sparq_attention<sparq::arch::dispatched>(q, cache, params, out);
@@ -74,6 +75,8 @@ namespace detail {
 template <class T>
 SPARQ_PER_ISA const kernel_calls<T>& calls_for(const kernel_table& kernels) noexcept {
     static_assert(!std::same_as<T, int8_row>, "arch::dispatched has no kernels for rows of 8 bits");
+    static_assert(!std::same_as<typename offered<T>::calls, no_calls>,
+                  "the TYPES that sparq_add_kernels was given leave this element type out");
     if constexpr (std::same_as<T, float>)
         return kernels.of_float;
     else if constexpr (std::same_as<T, half>)

@@ -44,6 +44,14 @@ run_dispatched() {
     SPARQ_ISA=$narrowest "$work/build/dispatched" | grep -qx "kernels for $narrowest"
 }
 
+# refuses_left_out_type: what TYPES of sparq_add_kernels leaves out does not compile.
+refuses_left_out_type() {
+    $CXX -std=c++20 -fsyntax-only -DSPARQ_NO_KERNELS_HALF "$here/consumer/dispatched.cpp" \
+        $(PKG_CONFIG_PATH="$work/prefix/share/pkgconfig" pkg-config --cflags sparq) 2>"$work/refusal" &&
+        return 1
+    grep -q 'leave this element type out' "$work/refusal"
+}
+
 case $way in
 add_subdirectory)
     build_and_run add_subdirectory "-DSPARQ_SOURCE=$source" "$@"
@@ -57,8 +65,9 @@ fetch_content)
 find_package)
     install_sparq
     build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" \
-        -DCMAKE_BUILD_TYPE=Release -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
+        -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
     run_dispatched
+    refuses_left_out_type
     ;;
 pkg_config)
     install_sparq

@@ -88,11 +88,37 @@ struct kernel_calls {
     tier_calls<T> tiers;
 };
 
+/// In place of the calls for a type that sparq_add_kernels was told to leave out.
+struct no_calls {};
+
+template <class T>
+struct offered {
+    using calls = kernel_calls<T>;
+};
+#if defined(SPARQ_NO_KERNELS_FLOAT)
+template <>
+struct offered<float> {
+    using calls = no_calls;
+};
+#endif
+#if defined(SPARQ_NO_KERNELS_HALF)
+template <>
+struct offered<half> {
+    using calls = no_calls;
+};
+#endif
+#if defined(SPARQ_NO_KERNELS_BFLOAT16)
+template <>
+struct offered<bfloat16> {
+    using calls = no_calls;
+};
+#endif
+
 struct kernel_table {
     dispatch::isa isa;  ///< as the unit's own macros say
-    kernel_calls<float> of_float;
-    kernel_calls<half> of_half;
-    kernel_calls<bfloat16> of_bfloat16;
+    offered<float>::calls of_float;
+    offered<half>::calls of_half;
+    offered<bfloat16>::calls of_bfloat16;
 };
 
 // Each program or shared library has kernels of its own.
