@@ -46,8 +46,8 @@ configure() {
     }
 }
 configure build OFF
-say "building llama.cpp and the plugin"
-cmake --build "$llama/build" --target llama llama-bench llama-server -j "$jobs"
+say "building llama.cpp's library and the plugin"
+cmake --build "$llama/build" --target llama -j "$jobs"
 cmake -S "$root" -B "$build/plugin" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSPARQ_BUILD_TESTS=OFF \
     -DSPARQ_BUILD_BENCHMARKS=OFF -DSPARQ_BUILD_EXAMPLES=ON "-DSPARQ_LLAMA_CPP=$llama" >/dev/null
 cmake --build "$build/plugin" -j "$jobs" \
@@ -60,6 +60,11 @@ text=$build/text.txt
 # Genesis and Exodus, a verse a line, without the verses' numbers.
 bible -l 99999 -f gen1:1-exo40:38 2>/dev/null </dev/null | sed 's/^[A-Za-z0-9]*:[0-9]* //' >"$text"
 
+# Twice the work of the library: what does not need them comes first.
+build_programs() {
+    say "building llama-bench and llama-server"
+    cmake --build "$llama/build" --target llama-bench llama-server -j "$jobs"
+}
 table() { "$programs/table" "$plugin" "$model" "$text" --prompt "$build/prompt.state" "$@"; }
 # prompts [PAIRS]: a prompt of 1024 tokens in llama-bench, one thread, PAIRS times without the
 # plugin and with it, by turns; and how many times as long it takes with it, the median.
@@ -82,7 +87,10 @@ for alone, loaded in pairs:
 print(f"median {statistics.median(b / a for a, b in pairs):.3f}")'
 }
 case ${1:-} in
-build) exit ;;
+build)
+    build_programs
+    exit
+    ;;
 states)
     shift
     if [ "${SPARQ_OPENMP:-0}" = 1 ]; then
@@ -99,6 +107,7 @@ table)
     ;;
 prompts)
     shift
+    build_programs
     prompts "$@"
     exit
     ;;
@@ -111,6 +120,8 @@ for threads in 1 2; do
     table --threads "$threads"
 done
 
+echo
+build_programs
 echo
 say "llama-bench: a prompt of 1024 tokens, one thread; alone and with the plugin"
 prompts

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// sparq: SparQ attention for CPUs. Everything but the optional eigen.hpp, openmp.hpp and
-// onetbb.hpp.
+// sparq: SparQ attention for CPUs. Everything but baselines.hpp, dispatch.hpp and the adaptors
+// eigen.hpp, openmp.hpp and onetbb.hpp.
 #pragma once
 
 #include "attention_plan.hpp"
