@@ -409,6 +409,22 @@ TEST_CASE("short histories, and sinks and recent tokens beyond the history", "[t
     }
 }
 
+TEST_CASE("keys that differ from the equal ones before them are not taken for these", "[tiers]") {
+    // The range of the last whole block has no width, and open tokens' codes are in widths.
+    const shape dims{1, 1, 64, 64, 191};
+    problem p = test::make_problem(dims, 2960);
+    std::vector<float> same(p.keys.begin(), p.keys.begin() + 64);
+    for (size_t i = 0; i < 128 * 64; ++i) p.keys[i] = same[i % 64];
+    for (size_t c = 0; c < 64; ++c) p.keys[150 * 64 + c] = 2.0f * p.q[c];
+    for (const std::uint32_t sinks : {4u, 0u}) {
+        INFO("sinks " << sinks << ", seed 2960");
+        const answer got = test::run_tiers(p, test::make_tiers<float>(p).view(),
+                                           {.tolerance = 0.05f, .sinks = sinks});
+        const auto want = reference::dense(test::reference_head<float, float>(p, 0));
+        CHECK(test::relative_error(got.out.data(), want.out.data(), 64) <= 0.1);
+    }
+}
+
 TEST_CASE("huge and tiny keys and values keep the tolerance", "[tiers]") {
     const shape dims{1, 2, 64, 64, 1500};
     const problem base = test::tier_problem(dims, 2950, 0.5f);

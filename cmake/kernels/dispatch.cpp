@@ -120,6 +120,7 @@ void use(isa set) {
 
 namespace detail {
 
+SPARQ_KERNELS_BEGIN
 const kernel_table& chosen_kernels() noexcept { return *chosen.load(std::memory_order_relaxed); }
 
 const kernel_table& choose_kernels() {
@@ -129,6 +130,7 @@ const kernel_table& choose_kernels() {
     // A choice that another thread has made meanwhile stands.
     return chosen.compare_exchange_strong(kernels, first) ? *first : *kernels;
 }
+SPARQ_KERNELS_END
 
 void refuse_product(const char* argument, std::size_t a, std::size_t b) {
     static_cast<void>(checked_product(argument, a, b));

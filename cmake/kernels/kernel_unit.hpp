@@ -143,8 +143,14 @@ consteval typename offered<T>::calls calls_offered() {
 
 }  // namespace
 
-constinit const kernel_table SPARQ_KERNEL_UNIT{compiled_for, calls_offered<float>(),
-                                               calls_offered<half>(), calls_offered<bfloat16>()};
+SPARQ_KERNELS_BEGIN
+constinit const kernel_table SPARQ_KERNEL_UNIT{compiled_for,
+                                               kernels::convert_row<unit_arch, half, float>,
+                                               row_kernels<unit_arch>::encode_row<float>,
+                                               calls_offered<float>(),
+                                               calls_offered<half>(),
+                                               calls_offered<bfloat16>()};
+SPARQ_KERNELS_END
 
 }  // namespace detail
 

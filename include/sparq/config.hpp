@@ -26,8 +26,9 @@
 
 // The instruction set that a translation unit is compiled for, as part of the names of
 // inline functions that are no templates on Arch: units with different flags then share
-// none of them, and a linker cannot hand code for the wider set to the other unit. Types
-// are not tagged, since a cache passes from unit to unit, but for one (isa_vector.hpp).
+// none of them, and a linker cannot hand code for the wider set to the other unit. Types that
+// callers name are not tagged, since a cache passes from unit to unit; of others those are
+// whose functions a compiler writes (moves), or that have many small ones (SPARQ_ISA_TYPE).
 #if defined(__AVX512BW__)
 #define SPARQ_ISA_TAG "avx512bw"
 #elif defined(__AVX512F__)

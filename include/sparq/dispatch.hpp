@@ -60,7 +60,8 @@ namespace dispatch {
 [[nodiscard]] SPARQ_HIDDEN isa active();
 
 /// Has calls and plans that are made from now on run `set`, whatever SPARQ_ISA says. A
-/// plan keeps the kernels that it was made with. Safe beside calls on other threads.
+/// plan keeps the kernels that it was made with. Safe beside calls on other threads, but what
+/// one of them appends meanwhile may be made by either set.
 /// @throws std::invalid_argument when it is not available; nothing is changed then
 SPARQ_HIDDEN void use(isa set);
 
@@ -69,8 +70,10 @@ SPARQ_HIDDEN void use(isa set);
 namespace detail {
 
 /// The kernels of dispatch::active(), which may throw; and the same once it has not.
+SPARQ_KERNELS_BEGIN
 [[nodiscard]] SPARQ_HIDDEN const kernel_table& choose_kernels();
 [[nodiscard]] SPARQ_HIDDEN const kernel_table& chosen_kernels() noexcept;
+SPARQ_KERNELS_END
 
 template <class T>
 SPARQ_PER_ISA const kernel_calls<T>& calls_for(const kernel_table& kernels) noexcept {
@@ -206,6 +209,8 @@ struct row_kernels<arch::dispatched_from<Caller>> {
     static void convert(const From* from, std::size_t n, To* to) noexcept {
         if constexpr (std::same_as<From, To>)
             row_kernels<Caller>::convert(from, n, to);
+        else if constexpr (std::same_as<From, half> && std::same_as<To, float>)
+            chosen_kernels().widen_halves(from, n, to);
         else if constexpr (std::same_as<To, float>)
             calls_for<From>(chosen_kernels()).widen(from, n, to);
         else
@@ -232,8 +237,11 @@ struct row_kernels<arch::dispatched_from<Caller>> {
     static kernels::row_range encode_row(const T* row, const float* mean,
                                          const float* inverse_spread, std::size_t width,
                                          std::uint8_t* codes, float dither) noexcept {
-        return calls_for<T>(chosen_kernels())
-            .tiers.encode_row(row, mean, inverse_spread, width, codes, dither);
+        if constexpr (std::same_as<T, float>)
+            return chosen_kernels().encode_floats(row, mean, inverse_spread, width, codes, dither);
+        else
+            return calls_for<T>(chosen_kernels())
+                .tiers.encode_row(row, mean, inverse_spread, width, codes, dither);
     }
     template <class T>
     static float widen_and_square(const T* row, std::size_t n, float* wide) noexcept {

@@ -56,8 +56,8 @@ class kv_cache {
         value_sums_.resize(heads_kv * value_dim);
     }
 
-    kv_cache(kv_cache&&) noexcept = default;
-    kv_cache& operator=(kv_cache&&) noexcept = default;
+    SPARQ_PER_ISA kv_cache(kv_cache&&) noexcept = default;
+    SPARQ_PER_ISA kv_cache& operator=(kv_cache&&) noexcept = default;
 
     [[nodiscard]] std::size_t heads_kv() const noexcept { return heads_kv_; }
     [[nodiscard]] std::size_t head_dim() const noexcept { return head_dim_; }

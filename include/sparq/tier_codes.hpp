@@ -74,8 +74,8 @@ class tier_codes {
           rows_(heads_kv, head_dim, value_dim, pages),
           made_anew_(heads_kv) {}
 
-    tier_codes(tier_codes&&) noexcept = default;
-    tier_codes& operator=(tier_codes&&) noexcept = default;
+    SPARQ_PER_ISA tier_codes(tier_codes&&) noexcept = default;
+    SPARQ_PER_ISA tier_codes& operator=(tier_codes&&) noexcept = default;
 
     /// Cells known.
     [[nodiscard]] std::size_t size() const noexcept { return labels_.size(); }

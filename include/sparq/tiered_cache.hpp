@@ -45,8 +45,8 @@ class tiered_cache {
         : rows_(heads_kv, head_dim, value_dim, pages),
           codes_(heads_kv, head_dim, value_dim, pages) {}
 
-    tiered_cache(tiered_cache&&) noexcept = default;
-    tiered_cache& operator=(tiered_cache&&) noexcept = default;
+    SPARQ_PER_ISA tiered_cache(tiered_cache&&) noexcept = default;
+    SPARQ_PER_ISA tiered_cache& operator=(tiered_cache&&) noexcept = default;
 
     [[nodiscard]] std::size_t heads_kv() const noexcept { return rows_.heads_kv(); }
     [[nodiscard]] std::size_t head_dim() const noexcept { return rows_.head_dim(); }

@@ -44,12 +44,17 @@ run_dispatched() {
     SPARQ_ISA=$narrowest "$work/build/dispatched" | grep -qx "kernels for $narrowest"
 }
 
-# refuses_left_out_type: what TYPES of sparq_add_kernels leaves out does not compile.
-refuses_left_out_type() {
-    $CXX -std=c++20 -fsyntax-only -DSPARQ_NO_KERNELS_HALF "$here/consumer/dispatched.cpp" \
-        $(PKG_CONFIG_PATH="$work/prefix/share/pkgconfig" pkg-config --cflags sparq) 2>"$work/refusal" &&
-        return 1
+# refuses_other_types: what TYPES of sparq_add_kernels leaves out does not compile, and a source
+# that does not know of them does not link.
+refuses_other_types() {
+    flags="-std=c++20 $(PKG_CONFIG_PATH="$work/prefix/share/pkgconfig" pkg-config --cflags sparq)"
+    $CXX $flags -fsyntax-only -DSPARQ_NO_KERNELS_HALF "$here/consumer/dispatched.cpp" \
+        2>"$work/refusal" && return 1
     grep -q 'leave this element type out' "$work/refusal"
+    $CXX $flags -c "$here/consumer/dispatched.cpp" -o "$work/other.o"
+    kernels=$(find "$work/build/CMakeFiles/dispatched.dir" -path '*/kernels/*.o')
+    $CXX "$work/other.o" $kernels -o "$work/other" 2>"$work/refusal" && return 1
+    grep -q 'undefined reference to .*chosen_kernels' "$work/refusal"
 }
 
 case $way in
@@ -67,7 +72,7 @@ find_package)
     build_and_run find_package "-DCMAKE_PREFIX_PATH=$work/prefix" "-DSPARQ_VERSION=$version" \
         -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DSPARQ_KERNELS_OPTIMIZATION=-O1 "$@"
     run_dispatched
-    refuses_left_out_type
+    refuses_other_types
     ;;
 pkg_config)
     install_sparq

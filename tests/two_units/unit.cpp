@@ -2,17 +2,29 @@
 #include "unit.hpp"
 
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <sparq/sparq.hpp>
 
 namespace units::SPARQ_TEST_UNIT {
+namespace {
+
+/// What it holds goes elsewhere and back, by every move that it has.
+template <class T>
+void move_around(T& object) {
+    T elsewhere(std::move(object));
+    object = std::move(elsewhere);
+}
+
+}  // namespace
 
 bool attend(const float* q, const float* keys, const float* values, std::size_t seq_len,
             std::size_t r, float* out) {
     constexpr std::size_t row = heads_kv * dim, heads = heads_kv * group;
     sparq::kv_cache<sparq::half> cache(heads_kv, dim);
     cache.append(std::span(keys, seq_len * row), std::span(values, seq_len * row));
+    move_around(cache);
     const std::span<const float> queries(q, heads * dim);
     const std::span<float> result(out, heads * dim);
     if (r == 0)
@@ -38,6 +50,7 @@ void attend_tiers(const float* q, const float* keys, const float* values, std::s
     cache.append(all_keys, all_values);
     cache.truncate(half);
     cache.append(all_keys.subspan(half * row), all_values.subspan(half * row));
+    move_around(cache);
     sparq::sparq_attention(queries, cache, params, std::span(out, size));
 
     const sparq::strided_kv<float> engine{keys,    values, nullptr, heads_kv, dim, dim,
@@ -48,6 +61,7 @@ void attend_tiers(const float* q, const float* keys, const float* values, std::s
     codes.append(engine, seq_len - half);
     codes.rewrite(engine, 3);
     codes.rewrite(engine, seq_len - 1);
+    move_around(codes);
     sparq::tiered_view_storage<float> storage;
     const sparq::token_range all{0, seq_len};
     const auto view = codes.view(engine, {&all, 1}, storage);

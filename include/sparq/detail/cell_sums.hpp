@@ -18,7 +18,7 @@ namespace detail {
 /// Cells come in ascending order; a block of which a cell was written anew or dropped is
 /// added up anew when it is next asked for.
 template <bool Squares>
-class cell_sums {
+class SPARQ_ISA_TYPE cell_sums {
    public:
     SPARQ_PER_ISA cell_sums(std::size_t heads_kv, std::size_t value_dim)
         : heads_kv_(heads_kv),

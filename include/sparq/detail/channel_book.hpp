@@ -21,7 +21,7 @@ struct coded_tokens {
     friend bool operator==(const coded_tokens&, const coded_tokens&) = default;
 };
 
-class channel_book {
+class SPARQ_ISA_TYPE channel_book {
    public:
     SPARQ_PER_ISA channel_book(std::size_t heads_kv, std::size_t head_dim)
         : heads_kv_(heads_kv),

@@ -18,7 +18,7 @@ namespace detail {
 
 /// Adds up blocks in ascending order: sums over the tokens of the channel's key and of its
 /// square; and over the strips the square of their ranges' width.
-class channel_sums {
+class SPARQ_ISA_TYPE channel_sums {
    public:
     SPARQ_PER_ISA explicit channel_sums(std::size_t head_dim)
         : head_dim_(head_dim), sums_(3 * head_dim), block_(2 * head_dim) {}

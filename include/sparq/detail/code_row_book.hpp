@@ -26,7 +26,7 @@ SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
 template <class T>
-class code_row_book {
+class SPARQ_ISA_TYPE code_row_book {
    public:
     using rows_view = kv_view<T, int2_label>;
     using head = typename tiered_view<T>::head;
@@ -39,8 +39,8 @@ class code_row_book {
           writer_(head_dim, value_dim),
           channels_(heads_kv, head_dim),
           done_(heads_kv),
-          open_(2 * heads_kv * head_dim),
-          closed_(2 * head_dim),
+          open_(heads_kv * writer_.normalisation_floats()),
+          closed_(writer_.normalisation_floats()),
           value_(value_dim),
           heads_(heads_kv) {
         for (std::size_t g = 0; g < heads_kv; ++g) heads_[g].moments = channels_.moments(g);
@@ -183,9 +183,9 @@ class code_row_book {
             const code_range* ranges = code_strip_of(part, t, head_dim_).ranges;
             if (ranges != in_use) writer_.template normalise<Arch>(in_use = ranges, closed_.data());
         }
-        writer_.template write_key<Arch>(part.keys + t * part.key_stride,
-                                         open ? open_.data() + 2 * g * head_dim_ : closed_.data(),
-                                         code_row);
+        writer_.template write_key<Arch>(
+            part.keys + t * part.key_stride,
+            open ? open_.data() + g * writer_.normalisation_floats() : closed_.data(), code_row);
     }
 
     template <class Arch>
@@ -200,7 +200,7 @@ class code_row_book {
         }
         if (heads_[g].open_ranges != nullptr)
             writer_.template normalise<Arch>(heads_[g].open_ranges,
-                                             open_.data() + 2 * g * head_dim_);
+                                             open_.data() + g * writer_.normalisation_floats());
     }
 
     template <class Arch>
@@ -239,8 +239,8 @@ class code_row_book {
     code_row_writer writer_;
     channel_book channels_;
     isa_vector<coded_tokens> done_;    ///< [heads_kv]
-    isa_vector<float> open_;           ///< [heads_kv, 2, d_h]: of open_ranges, normalised
-    isa_vector<float> closed_;         ///< [2, d_h]: of another strip, scratch
+    isa_vector<float> open_;           ///< [heads_kv]: of open_ranges, normalised
+    isa_vector<float> closed_;         ///< of another strip, scratch
     isa_vector<float> value_;          ///< scratch
     isa_vector<head> heads_;           ///< [heads_kv]
     isa_vector<double> squares_;       ///< [blocks, heads_kv]: value_squares before each

@@ -88,6 +88,17 @@ struct kernel_calls {
     tier_calls<T> tiers;
 };
 
+// A table without some types is another one, of another name: units that see different tables
+// do not link.
+#if defined(SPARQ_KERNEL_TYPES)
+#define SPARQ_KERNELS_BEGIN inline namespace SPARQ_KERNEL_TYPES {
+#define SPARQ_KERNELS_END }
+#else
+#define SPARQ_KERNELS_BEGIN
+#define SPARQ_KERNELS_END
+#endif
+SPARQ_KERNELS_BEGIN
+
 /// In place of the calls for a type that sparq_add_kernels was told to leave out.
 struct no_calls {};
 
@@ -116,6 +127,11 @@ struct offered<bfloat16> {
 
 struct kernel_table {
     dispatch::isa isa;  ///< as the unit's own macros say
+    // Of ranges and decoded rows, whatever the element type.
+    void (*widen_halves)(const half* from, std::size_t n, float* to) noexcept;
+    kernels::row_range (*encode_floats)(const float* row, const float* mean,
+                                        const float* inverse_spread, std::size_t width,
+                                        std::uint8_t* codes, float dither) noexcept;
     offered<float>::calls of_float;
     offered<half>::calls of_half;
     offered<bfloat16>::calls of_bfloat16;
@@ -126,5 +142,6 @@ SPARQ_HIDDEN extern const kernel_table kernels_baseline;
 SPARQ_HIDDEN extern const kernel_table kernels_avx2;
 SPARQ_HIDDEN extern const kernel_table kernels_avx512;
 
+SPARQ_KERNELS_END
 }  // namespace detail
 SPARQ_NAMESPACE_END

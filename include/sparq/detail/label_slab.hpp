@@ -18,7 +18,7 @@ SPARQ_NAMESPACE_BEGIN
 namespace detail {
 
 template <class Label>
-class label_slab {
+class SPARQ_ISA_TYPE label_slab {
    public:
     /// @throws std::bad_alloc; std::invalid_argument when sizes overflow
     SPARQ_PER_ISA label_slab(std::size_t heads_kv, std::size_t head_dim, std::size_t first_token,

@@ -59,7 +59,7 @@ SPARQ_PER_ISA Label* label_of(Label* channel, std::size_t t) noexcept {
 }
 
 template <class T, class Label>
-class segment_slab {
+class SPARQ_ISA_TYPE segment_slab {
     static_assert(cache_element<T> || std::same_as<Label, int2_label>);  // for tiered_cache
 
    public:

@@ -19,7 +19,7 @@ namespace kernels {
 
 /// Of weights from 0 to about 1. Thresholds are lower bounds of bins, called edges: 2^-64 and
 /// less share the lowest one, the highest ones lie 12 octaves above any weight.
-class weight_histogram {
+class SPARQ_ISA_TYPE weight_histogram {
    public:
     static constexpr std::size_t bins = 640;
 

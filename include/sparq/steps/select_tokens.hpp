@@ -33,7 +33,7 @@ namespace steps {
 ///   s-hat[h][t] = exp(logits[h][t] - m) * exp(m - log_sum_exp[h])
 /// with m the maximum of the block of score_block_tokens in which t lies. (So a scan can
 /// take the first factor before it knows the second.)
-struct approximate_weights {
+struct SPARQ_ISA_TYPE approximate_weights {
     const float* logits;  ///< [heads, stride], tokens of a head together
     std::size_t heads, stride, tokens;
     const float* log_sum_exp;        ///< [heads]

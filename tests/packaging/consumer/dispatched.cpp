@@ -27,7 +27,17 @@ int main() {
     sparq::sparq_attention(q, cache, params, own);
 
     bool same = true;
-    for (std::size_t i = 0; i < out.size(); ++i) same = same && std::abs(out[i] - own[i]) <= 1e-5f;
+    const auto compare = [&] {
+        for (std::size_t i = 0; i < out.size(); ++i)
+            same = same && std::abs(out[i] - own[i]) <= 1e-5f;
+    };
+    compare();
+
+    sparq::tiered_cache<sparq::half> tiers(heads, head_dim);
+    tiers.append<dispatched>(keys, values);
+    const sparq::tiered_params exact{.tolerance = 0.0f};
+    sparq::sparq_attention<dispatched>(q, tiers, exact, out);
+    compare();
     std::cout << "sparq " << SPARQ_VERSION_STRING << '\n'
               << "kernels for " << sparq::dispatch::name(sparq::dispatch::active()) << '\n';
     return same ? 0 : 1;

@@ -52,7 +52,7 @@ inline constexpr float first_rows = 32.0f, first_risk = 0.4f;
 inline constexpr float batch_growth = 4.0f;
 
 /// One head's sums over what was read, all with weights exp(logit - shift).
-struct head_mix {
+struct SPARQ_ISA_TYPE head_mix {
     float exact = 0.0f;         ///< weight of X
     float certain = 0.0f;       ///< of A
     float drawn = 0.0f;         ///< of B: the sum of w
