@@ -409,6 +409,33 @@ TEST_CASE("short histories, and sinks and recent tokens beyond the history", "[t
     }
 }
 
+TEST_CASE("an exact token whose scanned logit is far too high hides no others", "[tiers]") {
+    // Scanned channels say 300 of one token, the others take it away: its logit is 0.
+    const auto one_of = [](size_t token) {
+        problem p = test::make_problem({1, 1, 64, 64, 1984}, 2975);
+        for (size_t c = 0; c < 64; ++c) p.q[c] = 0.25f;
+        for (size_t i = 0; i < p.keys.size(); ++i) p.keys[i] *= i % 64 < 16 ? 1.0f : 0.01f;
+        for (size_t c = 0; c < 64; ++c)
+            p.keys[token * 64 + c] = c == 0 ? 1200.0f : c < 16 ? 0.0f : -25.0f;
+        return p;
+    };
+    for (size_t token : test::sizes{0, 3}) {
+        const problem p = one_of(token);
+        const auto cache = test::make_tiers<half>(p);
+        const answer want = test::run_tiers_dense(p, cache.view(), 1.0f);
+        const std::vector<double> y(want.out.begin(), want.out.end());
+        for (const tiered_params& params :
+             {tiered_params{.tolerance = 0.1f, .scale = 1.0f},
+              tiered_params{.scan_channels = 16, .refined = 300, .exact = 100, .scale = 1.0f}}) {
+            const answer got = test::run_tiers(p, cache.view(), params);
+            const auto& head = got.report.heads[0];
+            INFO("token " << token << ", refined " << params.refined << ", dense " << head.dense);
+            CHECK(test::relative_error(got.out.data(), y.data(), 64) <= 0.3);
+            CHECK(std::abs(head.log_sum_exp - want.report.heads[0].log_sum_exp) <= 0.1f);
+        }
+    }
+}
+
 TEST_CASE("huge and tiny keys and values keep the tolerance", "[tiers]") {
     const shape dims{1, 2, 64, 64, 1500};
     const problem base = test::tier_problem(dims, 2950, 0.5f);

@@ -27,7 +27,7 @@ class tiered_head : public tiered_outputs<Arch, T> {
     using base::base;
 
     /// Writes the head's output and report; false, with neither written, where reading it
-    /// all is the way: where nothing would be saved, or sums_are_sound says no.
+    /// all is the way: where nothing would be saved, or rank or sums_are_sound says no.
     bool finish() noexcept {
         if (params_.tolerance == 0.0f && !params_.has_fixed_tiers()) return false;
         if (!this->read_exact() || !this->rank()) return false;

@@ -105,8 +105,13 @@ class tiered_reads {
         }
     }
 
+    /// How far a block's maximum may lie above the logarithm of all weights, as only a token can
+    /// that was forgotten because its scanned logit was wrong. Next to it, weights of its block
+    /// under e^(60 - 87) of all have become 0; further above, some that count would have.
+    static constexpr float most_above = 60.0f;
+
     /// Scanned weights relative to exact ones and scanned ones together, and X's part of the
-    /// output.
+    /// output. False where that is not finite, or hidden by a wrong logit (most_above).
     bool rank() noexcept {
         for (std::size_t t = 0; t < sinks_; ++t) forget_scanned(t);
         for (std::size_t t = newest_; t < scanned_; ++t) forget_scanned(t);
@@ -123,8 +128,11 @@ class tiered_reads {
             if (exact_ != 0) kernels::merge_softmax(all, kernels::softmax_of<Arch>(exact, exact_));
             const float shift = s_.shift[h] = kernels::log_sum_exp(all);
             if (!std::isfinite(shift)) return false;
-            for (std::size_t b = 0; b < n; ++b)
-                s_.factors[h * n + b] = std::exp(maximum[b] + s_.unread[h] - shift);
+            for (std::size_t b = 0; b < n; ++b) {
+                const float above = maximum[b] + s_.unread[h] - shift;
+                if (!(above < most_above)) return false;
+                s_.factors[h * n + b] = std::exp(above);
+            }
             s_.mix[h] = {};
             s_.mix[h].exact = steps::relative_weights<Arch>(exact, exact_, shift, exact);
         }
