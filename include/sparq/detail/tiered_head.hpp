@@ -34,7 +34,10 @@ class tiered_head : public tiered_outputs<Arch, T> {
         if (params_.has_fixed_tiers() ? !refine_fixed() : !refine_enough()) return false;
         if (!sums_are_sound()) return false;
         choose_picks();
-        if (this->exceeds_dense()) return false;
+        if (this->exceeds_dense()) {
+            picks_ = 0;  // they have not been read
+            return false;
+        }
         read_picks();
         exchange_picks();
         if (!sums_are_sound()) return false;

@@ -38,7 +38,9 @@ class tiered_reads {
           queries_{scratch.queries, call.group, simd::padded<Arch>(view.head_dim())},
           coefficients_(queries_, view.head_dim(),
                         steps::strip_coefficients::slots_for(view.seq_len()),
-                        scratch.coefficients) {}
+                        scratch.coefficients) {
+        count_strips();
+    }
 
     /// Bytes read of this head so far, the scan left out.
     [[nodiscard]] std::size_t selected_bytes() const noexcept {
@@ -46,7 +48,8 @@ class tiered_reads {
                (refined_ == 0 ? 0 : strips_ * strip_bytes());
     }
     [[nodiscard]] std::size_t scan_bytes() const noexcept {
-        return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range);
+        return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range) +
+               steps::sink_bytes(view_.rows().segment(0, g_), view_.head_dim());
     }
 
    protected:
@@ -80,7 +83,6 @@ class tiered_reads {
         ask_for_rows(s_.exact, exact_);
         score_rows<Arch, T>(queries_, rows_of(s_.exact, exact_), view_.head_dim(), s_.exact_logits,
                             tokens_);
-        count_strips();
         return true;
     }
 

@@ -55,6 +55,13 @@ SPARQ_PER_ISA std::size_t coded_bytes(const kv_segment<T, Label>& part, std::siz
     return bytes;
 }
 
+/// Bytes of the rows of a KV head's first segment that a scan reads: code_sinks of a sequence.
+template <class T, class Label>
+SPARQ_PER_ISA std::size_t sink_bytes(const kv_segment<T, Label>& first,
+                                     std::size_t head_dim) noexcept {
+    return first.offset == 0 ? std::min(code_sinks, first.labelled) * bytes_of_row<T>(head_dim) : 0;
+}
+
 /// Bytes of keys that the scan of all heads reads.
 template <class T, class Label>
 SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
@@ -65,8 +72,7 @@ SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t 
             bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
             if constexpr (coded_label<Label>) {
                 bytes += coded_bytes(part, r, view.head_dim());
-                if (s == 0 && part.offset == 0)  // the sinks, from their rows
-                    bytes += std::min(code_sinks, part.labelled) * view.head_dim() * sizeof(T);
+                if (s == 0) bytes += sink_bytes(part, view.head_dim());
             } else
                 bytes += part.labelled * r * sizeof(Label);
         }
