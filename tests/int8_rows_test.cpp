@@ -398,7 +398,9 @@ TEST_CASE("rows of 8 bits are chosen and counted like others", "[int8_rows]") {
             const answer got = test::run_tiers(p, cache.view(), params);
             const answer want = test::run_tiers(p, floats.view(), params);
             INFO(dims);
-            size_t row_bytes = 0;
+            // The scan takes the first four tokens from their rows of K.
+            const size_t scan_rows = dims.heads_kv * 4 * (4 * dims.head_dim - (dims.head_dim + 8));
+            size_t row_bytes = scan_rows;
             for (size_t h = 0; h < dims.heads_q(); ++h) {
                 const auto& head = got.report.heads[h];
                 CHECK(!head.dense);
@@ -410,8 +412,36 @@ TEST_CASE("rows of 8 bits are chosen and counted like others", "[int8_rows]") {
                                                (dims.head_dim + dims.value_dim + 16));
             }
             CHECK(got.report.bytes_read + row_bytes == want.report.bytes_read);
-            CHECK(got.report.bytes.scan == want.report.bytes.scan);
+            CHECK(got.report.bytes.scan + scan_rows == want.report.bytes.scan);
         }
+}
+
+TEST_CASE("rows of more than 256 codes are scanned like others", "[int8_rows]") {
+    // The scan takes the first tokens from their rows, which it multiplies in parts: the result
+    // is that of float rows of the same values.
+    size_t n = 0;
+    for (size_t head_dim : test::sizes{256, 320, 576})
+        for (size_t group : test::sizes{1, 3})
+            for (size_t sinks : test::sizes{0, 4}) {
+                const shape dims{2, group, head_dim, 48, 900};
+                const problem p = test::tier_problem(dims, 5750 + n++, 0.3f);
+                const auto cache = test::make_tiers<int8_row>(p);
+                const auto floats = test::make_tiers<float>(decoded_problem(p, cache.view()));
+                const tiered_params params{.refined = 90, .exact = 11, .sinks = sinks};
+                const answer got = test::run_tiers(p, cache.view(), params);
+                const answer want = test::run_tiers(p, floats.view(), params);
+                for (size_t h = 0; h < dims.heads_q(); ++h) {
+                    INFO(dims << ", sinks " << sinks << ", query head " << h);
+                    const auto &head = got.report.heads[h], &same = want.report.heads[h];
+                    CHECK(!head.dense);
+                    CHECK(head.exact == same.exact);
+                    CHECK(head.refined == same.refined);
+                    CHECK(std::abs(head.log_sum_exp - same.log_sum_exp) <= 1e-4f);
+                    CHECK(std::abs(head.tail_weight - same.tail_weight) <= 1e-4f);
+                    const std::vector<double> y(&want.out[h * 48], &want.out[h * 48] + 48);
+                    CHECK(test::relative_error(&got.out[h * 48], y.data(), 48) <= 1e-4);
+                }
+            }
 }
 
 TEST_CASE("rows of 8 bits: the same bits for any executor, plan and workspace", "[int8_rows]") {

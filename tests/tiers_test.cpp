@@ -48,6 +48,27 @@ void check_fixed(const problem& p, const tiered_params& params, tally& count) {
     }
 }
 
+/// The tokens of a KV head that are scanned, and the strips that they lie in.
+struct scanned_count {
+    size_t tokens = 0, strips = 0;
+
+    /// What a scan of r channels reads: codes, ranges, and the first four rows of K.
+    [[nodiscard]] size_t bytes(size_t r, size_t key_row) const {
+        return tokens * r / 4 + strips * 4 * r + std::min(tokens, size_t{4}) * key_row;
+    }
+};
+
+template <class T>
+scanned_count count_scanned(const sparq::tiered_view<T>& view, size_t g) {
+    const auto places = tier_codes::places(view, g);
+    scanned_count found;
+    for (size_t t = 0; t < places.size(); ++t) {
+        found.tokens += places[t].labelled ? 1u : 0u;
+        found.strips += places[t].labelled && places[t].begin == t ? 1u : 0u;
+    }
+    return found;
+}
+
 /// Bytes of a call's heads from the report's own numbers and the sizes.
 template <class T>
 size_t recount(const problem& p, const sparq::tiered_view<T>& view, const tiered_params& params,
@@ -55,19 +76,14 @@ size_t recount(const problem& p, const sparq::tiered_view<T>& view, const tiered
     const shape& d = p.dims;
     size_t bytes = d.heads_kv * d.value_dim * sizeof(double);
     for (size_t g = 0; g < d.heads_kv; ++g) {
-        const auto places = tier_codes::places(view, g);
-        size_t scanned = 0, strips = 0;
-        for (size_t t = 0; t < places.size(); ++t) {
-            scanned += places[t].labelled ? 1u : 0u;
-            strips += places[t].labelled && places[t].begin == t ? 1u : 0u;
-        }
+        const auto found = count_scanned(view, g);
         const size_t row = (d.head_dim + d.value_dim) * sizeof(T);
         const size_t code_row = (d.head_dim + 31) / 32 * 16 + (d.value_dim + 31) / 32 * 16 + 8;
         const auto& head = a.report.heads[g * d.group];
         const size_t always = std::min(params.sinks + params.recent, d.seq_len);
         const size_t refined = head.refined + head.exact - always;  // exact ones are refined first
-        bytes += scanned * scanned_channels / 4 + strips * 4 * scanned_channels;
-        bytes += strips * 4 * d.head_dim + refined * code_row + head.exact * row;
+        bytes += found.bytes(scanned_channels, d.head_dim * sizeof(T));
+        bytes += found.strips * 4 * d.head_dim + refined * code_row + head.exact * row;
     }
     return bytes;
 }
@@ -216,6 +232,54 @@ TEST_CASE("the report counts what was read", "[tiers]") {
             });
             ++n;
         }
+}
+
+TEST_CASE("heads that turn out dense count what was read before as well", "[tiers]") {
+    constexpr size_t n = 1984, row = (64 + 48) * 2, code_row = 2 * 16 + 2 * 16 + 8;
+    const problem clean = test::tier_problem({2, 2, 64, 48, n}, 2725, 0.5f);
+    problem spoilt = clean;
+    for (size_t g : test::sizes{0, 1}) spoilt.keys[(300 * 2 + g) * 64 + 5] = NAN;
+    const auto check = [](const sparq::tiered_view<half>& view, const tiered_params& params,
+                          const answer& a, size_t exact, size_t picked) {
+        size_t scan = 0, selected = 0;
+        for (size_t g : test::sizes{0, 1}) {
+            const auto found = count_scanned(view, g);
+            scan += found.bytes(64, 64 * 2);
+            selected += (exact + n) * row;
+            if (picked == 0) continue;  // as 4-bit rows, with what has no labels
+            selected +=
+                (picked + n - params.recent - std::min(found.tokens, n - params.recent)) * code_row;
+            selected += found.strips * 4 * 64;
+        }
+        INFO("tolerance " << params.tolerance << ", sinks " << params.sinks << ", recent "
+                          << params.recent << ", exact " << params.exact);
+        for (const auto& head : a.report.heads) CHECK(head.dense);
+        CHECK(a.report.bytes.scan == scan);
+        CHECK(a.report.bytes.selected == selected);
+        CHECK(a.report.bytes_read == scan + selected + a.report.bytes.tail);
+    };
+    const auto cache = test::make_tiers<half>(clean), bad = test::make_tiers<half>(spoilt);
+    const auto run = [&](bool is_bad, const tiered_params& params, size_t exact, size_t picked) {
+        const auto view = (is_bad ? bad : cache).view();
+        check(view, params, test::run_tiers(is_bad ? spoilt : clean, view, params), exact, picked);
+    };
+    // Nothing between sinks and recent tokens.
+    run(false, {.scan_channels = 64, .sinks = 0, .recent = 5000}, 0, 0);
+    run(false, {.scan_channels = 64, .sinks = 5000}, 0, 0);
+    // A logit that is not finite, once sinks and recent tokens have been read.
+    run(true, {.scan_channels = 64, .sinks = 1, .recent = 7}, 8, 0);
+    // Too many exact rows, once all of them have been read at 4 bits.
+    run(false, {.scan_channels = 64, .exact = 1500}, 20, 1500);
+    run(false, {.scan_channels = 64, .exact = 1500, .sinks = 0, .recent = 9}, 9, 1500);
+    // A plan scans before it knows that the tolerance is 0.
+    const tiered_params none{.tolerance = 0.0f, .scan_channels = 64};
+    answer a{std::vector<float>(4 * 48), {}};
+    sparq::call_options options;
+    options.report = &a.report;
+    const auto plan =
+        test::tier_calls<half>::make_plan(clean.q, cache.view(), none, a.out, options);
+    test::tier_calls<half>::run_plan(plan, 0, 1, [] {});
+    check(cache.view(), none, a, 0, 0);
 }
 
 TEST_CASE("the same bits for any executor, plan, workspace, report and stride", "[tiers]") {
@@ -422,6 +486,33 @@ TEST_CASE("keys that differ from the equal ones before them are not taken for th
                                            {.tolerance = 0.05f, .sinks = sinks});
         const auto want = reference::dense(test::reference_head<float, float>(p, 0));
         CHECK(test::relative_error(got.out.data(), want.out.data(), 64) <= 0.1);
+    }
+}
+
+TEST_CASE("an exact token whose scanned logit is far too high hides no others", "[tiers]") {
+    // Scanned channels say 300 of one token, the others take it away: its logit is 0.
+    const auto one_of = [](size_t token) {
+        problem p = test::make_problem({1, 1, 64, 64, 1984}, 2975);
+        for (size_t c = 0; c < 64; ++c) p.q[c] = 0.25f;
+        for (size_t i = 0; i < p.keys.size(); ++i) p.keys[i] *= i % 64 < 16 ? 1.0f : 0.01f;
+        for (size_t c = 0; c < 64; ++c)
+            p.keys[token * 64 + c] = c == 0 ? 1200.0f : c < 16 ? 0.0f : -25.0f;
+        return p;
+    };
+    for (size_t token : test::sizes{0, 3}) {
+        const problem p = one_of(token);
+        const auto cache = test::make_tiers<half>(p);
+        const answer want = test::run_tiers_dense(p, cache.view(), 1.0f);
+        const std::vector<double> y(want.out.begin(), want.out.end());
+        for (const tiered_params& params :
+             {tiered_params{.tolerance = 0.1f, .scale = 1.0f},
+              tiered_params{.scan_channels = 16, .refined = 300, .exact = 100, .scale = 1.0f}}) {
+            const answer got = test::run_tiers(p, cache.view(), params);
+            const auto& head = got.report.heads[0];
+            INFO("token " << token << ", refined " << params.refined << ", dense " << head.dense);
+            CHECK(test::relative_error(got.out.data(), y.data(), 64) <= 0.3);
+            CHECK(std::abs(head.log_sum_exp - want.report.heads[0].log_sum_exp) <= 0.1f);
+        }
     }
 }
 

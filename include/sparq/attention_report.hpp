@@ -29,7 +29,8 @@ struct head_report {
 
 /// Bytes of keys, values and value sums that each step read, all heads together.
 struct step_bytes {
-    std::size_t scan = 0;      ///< approximate scores: r channels of the d_h-major keys
+    std::size_t scan = 0;      ///< approximate scores: r channels of the d_h-major keys, and
+                               ///< rows of K that the scan takes instead of their labels
     std::size_t selected = 0;  ///< rows of K and V attended exactly
     std::size_t tail = 0;      ///< sums of the values, or the values where no sums are kept
 };

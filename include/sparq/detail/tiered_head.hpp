@@ -27,14 +27,17 @@ class tiered_head : public tiered_outputs<Arch, T> {
     using base::base;
 
     /// Writes the head's output and report; false, with neither written, where reading it
-    /// all is the way: where nothing would be saved, or sums_are_sound says no.
+    /// all is the way: where nothing would be saved, or rank or sums_are_sound says no.
     bool finish() noexcept {
         if (params_.tolerance == 0.0f && !params_.has_fixed_tiers()) return false;
         if (!this->read_exact() || !this->rank()) return false;
         if (params_.has_fixed_tiers() ? !refine_fixed() : !refine_enough()) return false;
         if (!sums_are_sound()) return false;
         choose_picks();
-        if (this->exceeds_dense()) return false;
+        if (this->exceeds_dense()) {
+            picks_ = 0;  // they have not been read
+            return false;
+        }
         read_picks();
         exchange_picks();
         if (!sums_are_sound()) return false;

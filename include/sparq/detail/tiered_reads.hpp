@@ -38,7 +38,9 @@ class tiered_reads {
           queries_{scratch.queries, call.group, simd::padded<Arch>(view.head_dim())},
           coefficients_(queries_, view.head_dim(),
                         steps::strip_coefficients::slots_for(view.seq_len()),
-                        scratch.coefficients) {}
+                        scratch.coefficients) {
+        count_strips();
+    }
 
     /// Bytes read of this head so far, the scan left out.
     [[nodiscard]] std::size_t selected_bytes() const noexcept {
@@ -46,7 +48,8 @@ class tiered_reads {
                (refined_ == 0 ? 0 : strips_ * strip_bytes());
     }
     [[nodiscard]] std::size_t scan_bytes() const noexcept {
-        return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range);
+        return scanned_ * s_.scan->channels / 4 + strips_ * s_.scan->channels * sizeof(code_range) +
+               steps::sink_bytes(view_.rows().segment(0, g_), view_.head_dim());
     }
 
    protected:
@@ -80,7 +83,6 @@ class tiered_reads {
         ask_for_rows(s_.exact, exact_);
         score_rows<Arch, T>(queries_, rows_of(s_.exact, exact_), view_.head_dim(), s_.exact_logits,
                             tokens_);
-        count_strips();
         return true;
     }
 
@@ -105,8 +107,13 @@ class tiered_reads {
         }
     }
 
+    /// How far a block's maximum may lie above the logarithm of all weights, as only a token can
+    /// that was forgotten because its scanned logit was wrong. Next to it, weights of its block
+    /// under e^(60 - 87) of all have become 0; further above, some that count would have.
+    static constexpr float most_above = 60.0f;
+
     /// Scanned weights relative to exact ones and scanned ones together, and X's part of the
-    /// output.
+    /// output. False where that is not finite, or hidden by a wrong logit (most_above).
     bool rank() noexcept {
         for (std::size_t t = 0; t < sinks_; ++t) forget_scanned(t);
         for (std::size_t t = newest_; t < scanned_; ++t) forget_scanned(t);
@@ -123,8 +130,11 @@ class tiered_reads {
             if (exact_ != 0) kernels::merge_softmax(all, kernels::softmax_of<Arch>(exact, exact_));
             const float shift = s_.shift[h] = kernels::log_sum_exp(all);
             if (!std::isfinite(shift)) return false;
-            for (std::size_t b = 0; b < n; ++b)
-                s_.factors[h * n + b] = std::exp(maximum[b] + s_.unread[h] - shift);
+            for (std::size_t b = 0; b < n; ++b) {
+                const float above = maximum[b] + s_.unread[h] - shift;
+                if (!(above < most_above)) return false;
+                s_.factors[h * n + b] = std::exp(above);
+            }
             s_.mix[h] = {};
             s_.mix[h].exact = steps::relative_weights<Arch>(exact, exact_, shift, exact);
         }

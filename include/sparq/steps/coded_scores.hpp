@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 
 #include "../config.hpp"
 #include "../kernels/dot_rows.hpp"
+#include "../kernels/int8_rows.hpp"
 #include "../kernels/scan_codes.hpp"
 #include "../kv_view.hpp"
 
@@ -53,6 +55,13 @@ SPARQ_PER_ISA std::size_t coded_bytes(const kv_segment<T, Label>& part, std::siz
     return bytes;
 }
 
+/// Bytes of the rows of a KV head's first segment that a scan reads: code_sinks of a sequence.
+template <class T, class Label>
+SPARQ_PER_ISA std::size_t sink_bytes(const kv_segment<T, Label>& first,
+                                     std::size_t head_dim) noexcept {
+    return first.offset == 0 ? std::min(code_sinks, first.labelled) * bytes_of_row<T>(head_dim) : 0;
+}
+
 /// Bytes of keys that the scan of all heads reads.
 template <class T, class Label>
 SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t r) noexcept {
@@ -63,12 +72,37 @@ SPARQ_PER_ISA std::size_t scan_bytes(const kv_view<T, Label>& view, std::size_t 
             bytes += (part.tokens - part.labelled) * view.head_dim() * sizeof(T);
             if constexpr (coded_label<Label>) {
                 bytes += coded_bytes(part, r, view.head_dim());
-                if (s == 0 && part.offset == 0)  // the sinks, from their rows
-                    bytes += std::min(code_sinks, part.labelled) * view.head_dim() * sizeof(T);
+                if (s == 0) bytes += sink_bytes(part, view.head_dim());
             } else
                 bytes += part.labelled * r * sizeof(Label);
         }
     return bytes;
+}
+
+/// Rows and columns that scan_uncoded multiplies at once.
+inline constexpr std::size_t uncoded_rows = 64, uncoded_columns = 256;
+
+/// sums[h][j] = queries[h] . columns [first, first + width) of row j.
+/// @param queries  [heads, uncoded_columns], of these columns only
+/// @param rows     n <= uncoded_rows of them, row_stride apart
+template <class Arch, class T>
+void dot_columns(const float* queries, std::size_t heads, const T* rows, std::size_t row_stride,
+                 std::size_t n, std::size_t first, std::size_t width, float* sums) noexcept {
+    if constexpr (std::same_as<T, int8_row>) {
+        // A row's range lies before its first code, so a later one does not begin a row.
+        float values[uncoded_columns];
+        const float* const row = values;
+        for (std::size_t j = 0; j < n; ++j) {
+            kernels::decode_int8_row<Arch>(rows + j * row_stride, first, width, values);
+            kernels::dot_rows<Arch>(queries, heads, uncoded_columns, &row, 1, width, sums + j,
+                                    uncoded_rows);
+        }
+    } else {
+        const T* parts[uncoded_rows];
+        for (std::size_t j = 0; j < n; ++j) parts[j] = rows + j * row_stride + first;
+        kernels::dot_rows<Arch>(queries, heads, uncoded_columns,
+                                static_cast<const T* const*>(parts), n, width, sums, uncoded_rows);
+    }
 }
 
 /// Logits of n tokens of a segment that have no codes yet: dot products of their rows with
@@ -78,25 +112,22 @@ template <class Arch, class T, class Label>
 void scan_uncoded(const kv_segment<T, Label>& part, std::size_t offset, std::size_t n,
                   std::size_t head_dim, const kernels::code_query& query, float* logits,
                   std::size_t stride) noexcept {
-    constexpr std::size_t most_columns = 256, most_heads = kernels::most_code_heads, most_rows = 64;
+    constexpr std::size_t most_heads = kernels::most_code_heads;
     for (std::size_t h = 0; h < query.heads; h += most_heads)
-        for (std::size_t column = 0; column < head_dim; column += most_columns) {
+        for (std::size_t column = 0; column < head_dim; column += uncoded_columns) {
             const std::size_t heads = std::min(most_heads, query.heads - h);
-            const std::size_t width = std::min(most_columns, head_dim - column);
-            float dense[most_heads][most_columns] = {}, sums[most_heads][most_rows];
+            const std::size_t width = std::min(uncoded_columns, head_dim - column);
+            float dense[most_heads][uncoded_columns] = {}, sums[most_heads][uncoded_rows];
             for (std::size_t i = 0; i < query.count; ++i)
                 if (query.components[i] - column < width)
                     for (std::size_t j = 0; j < heads; ++j)
                         dense[j][query.components[i] - column] =
                             query.weights[(h + j) * query.weights_stride + i];
-            for (std::size_t t = 0; t < n; t += most_rows) {
-                const std::size_t count = std::min(most_rows, n - t);
-                const T* rows[most_rows];
-                for (std::size_t j = 0; j < count; ++j)
-                    rows[j] = part.keys + (offset + t + j) * part.key_stride + column;
-                kernels::dot_rows<Arch>(static_cast<const float*>(dense[0]), heads, most_columns,
-                                        static_cast<const T* const*>(rows), count, width,
-                                        static_cast<float*>(sums[0]), most_rows);
+            for (std::size_t t = 0; t < n; t += uncoded_rows) {
+                const std::size_t count = std::min(uncoded_rows, n - t);
+                dot_columns<Arch>(static_cast<const float*>(dense[0]), heads,
+                                  part.keys + (offset + t) * part.key_stride, part.key_stride,
+                                  count, column, width, static_cast<float*>(sums[0]));
                 for (std::size_t j = 0; j < heads; ++j)
                     for (std::size_t i = 0; i < count; ++i) {
                         float& logit = logits[(h + j) * stride + t + i];
