@@ -186,12 +186,20 @@ class tier_codes {
         detail::check_engine(engine, heads_kv_, head_dim_, value_dim_);
     }
 
+    /// Labels that no code rows can be had for are given back: a long slab of them would ask
+    /// every later append for as many code rows.
     SPARQ_PER_ISA void make_room(std::size_t cells) {
-        labels_.make_room(cells);
         sums_.make_room(cells);
+        labels_.make_room(cells);
         const auto& slabs = labels_.slabs();
-        segments_.reserve(slabs.size() * heads_kv_);
-        while (rows_.segments() < slabs.size()) rows_.add_segment(slabs[rows_.segments()].tokens());
+        try {
+            segments_.reserve(slabs.size() * heads_kv_);
+            while (rows_.segments() < slabs.size())
+                rows_.add_segment(slabs[rows_.segments()].tokens());
+        } catch (...) {
+            labels_.drop_slabs(rows_.segments());
+            throw;
+        }
     }
 
     /// All known cells, of which there are some, a segment a slab.

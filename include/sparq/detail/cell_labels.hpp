@@ -103,6 +103,11 @@ class cell_labels {
         for (label_slab<Label>& part : added) slabs_.push_back(std::move(part));
     }
 
+    /// Gives back the slabs from the n-th on, which hold no known cells.
+    SPARQ_PER_ISA void drop_slabs(std::size_t n) noexcept {
+        while (slabs_.size() > n) slabs_.pop_back();
+    }
+
     /// Cells [size(), size() + n) are new; there is room, and nothing is stale.
     template <class Arch>
     void append(const engine_rows& engine, std::size_t n) noexcept {
