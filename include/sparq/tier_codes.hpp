@@ -108,11 +108,12 @@ class tier_codes {
     /// of K of its block or strip by the next view() or append(), which reads 64 or 512 rows of
     /// K twice for all cells of it that were written since; and to measure channels once more
     /// all rows from at most 4095 cells before the first of them on.
-    /// @throws std::invalid_argument for cell >= size() or other dims
+    /// @throws std::invalid_argument for cell >= size(), other dims, or an engine of fewer cells
+    ///         than size(); all is as it was then
     template <class Arch = default_arch>
     void rewrite(const engine_rows& engine, std::size_t cell) {
         check_engine(engine);
-        labels_.check_cell(cell);
+        labels_.check_cell(engine, cell);
         detail::row_kernels<Arch>::choose();
         labels_.template rewrite<Arch>(engine, cell);
         sums_.rewrite(cell);
