@@ -15,6 +15,8 @@ using test::quick;
 
 std::atomic<size_t> allocations{0}, allocated_bytes{0};
 std::atomic<long> allowed{-1};  // allocations until one fails; -1: none does
+constexpr size_t any_size = ~size_t{0};
+std::atomic<size_t> largest{any_size};  // those of more bytes fail
 
 void* allocate(size_t bytes, size_t alignment) {
     ++allocations;
@@ -22,6 +24,7 @@ void* allocate(size_t bytes, size_t alignment) {
         allowed = -1;
         throw std::bad_alloc();
     }
+    if (bytes > largest) throw std::bad_alloc();
     const size_t rounded = (std::max(bytes, size_t{1}) + alignment - 1) / alignment * alignment;
     allocated_bytes += rounded;
     void* memory = std::aligned_alloc(alignment, rounded);
@@ -424,6 +427,117 @@ TEST_CASE("a tiered cache that runs out of memory stays as it was", "[allocation
         }
         CHECK(failures > 0);
         CHECK(failures < 200);
+    }
+}
+
+namespace {
+
+/// Whether call() runs out of memory.
+template <class Call>
+bool fails(const Call& call) {
+    try {
+        call();
+    } catch (const std::bad_alloc&) {
+        return true;
+    }
+    return false;
+}
+
+/// The same where no allocation may be of more than `most` bytes.
+template <class Call>
+bool fails_within(size_t most, const Call& call) {
+    largest = most;
+    const bool failed = fails(call);
+    largest = any_size;
+    return failed;
+}
+
+/// The same where allocation n fails.
+template <class Call>
+bool fails_at(long n, const Call& call) {
+    allowed = n;
+    const bool failed = fails(call);
+    allowed = -1;
+    return failed;
+}
+
+}  // namespace
+
+TEST_CASE("a tiered cache with room takes tokens where there is no memory", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 2, 24, 20, 300}, 183, 0.4f);
+    const sparq::tiered_params params{.tolerance = 0.2f};
+    const auto want = test::run_tiers(p, test::make_tiers<half>(p, 300).view(), params);
+    // From the 193rd token on the next segment is made ahead, as far as there is memory.
+    for (size_t start : test::sizes{100, 190, 200}) {
+        bool failed = true;
+        long n = 0;
+        for (; failed; ++n) {
+            INFO("start " << start << ", failing allocation " << n);
+            auto cache = test::make_tiers<half>(p, start);
+            failed = fails_at(n, [&] { cache.reserve(50000); });
+            if (failed) CHECK(cache.capacity() < 50000);  // codes too are wanting
+            const bool short_of_memory =
+                fails_within(0, [&] { test::append_tiers(cache, p, start, 256); });
+            CHECK_FALSE(short_of_memory);
+            test::append_tiers(cache, p, cache.seq_len(), 300);
+            CHECK(test::same_tiers(test::run_tiers(p, cache.view(), params), want));
+        }
+        CHECK(n > 3);
+        for (n = 0; n < 20; ++n) {  // what is made ahead is not needed yet
+            auto cache = test::make_tiers<half>(p, start);
+            const bool short_of_memory =
+                fails_at(n, [&] { test::append_tiers(cache, p, start, 256); });
+            INFO("start " << start << ", failing allocation " << n);
+            CHECK_FALSE(short_of_memory);
+        }
+    }
+}
+
+TEST_CASE("a tiered cache that could not become long can still grow", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 2, 24, 20, 300}, 183, 0.4f);
+    const std::vector<float> many(size_t{2} * 24 * 50000, 1.0f);
+    const std::span<const float> keys(many), values(keys.first(size_t{2} * 20 * 50000));
+    const auto check = [&](size_t start, const auto& lengthen) {
+        bool failed = true;
+        long n = 0;
+        for (; failed; ++n) {
+            INFO("start " << start << ", failing allocation " << n);
+            sparq::tiered_cache<half> cache(2, 24, 20);
+            if (start != 0) test::append_tiers(cache, p, 0, start);
+            failed = fails_at(n, [&] { lengthen(cache); });
+            if (!failed) break;
+            CHECK(cache.seq_len() == start);
+            const bool stuck =
+                fails_within(200000, [&] { test::append_tiers(cache, p, start, 300); });
+            CHECK_FALSE(stuck);
+        }
+        CHECK(n > 3);
+    };
+    for (size_t start : test::sizes{0, 100, 200}) {
+        check(start, [](auto& cache) { cache.reserve(50000); });
+        check(start, [&](auto& cache) { cache.template append<test::arch>(keys, values); });
+    }
+}
+
+TEST_CASE("tiers beside an engine that could not become many can still grow", "[allocation]") {
+    const test::problem p = test::tier_problem({2, 1, 24, 20, 300}, 184, 3.0f);
+    test::engine_memory<half> memory(p.dims, 50000);
+    for (size_t t = 0; t < 300; ++t) memory.write(t, p, t);
+    for (size_t start : test::sizes{0, 100}) {
+        long n = 0;
+        for (;; ++n) {
+            INFO("start " << start << ", failing allocation " << n);
+            sparq::tier_codes<half> codes(2, 24, 20);
+            const auto append = [&](size_t end) {
+                codes.append<test::arch>(memory.strided(), end - codes.size());
+            };
+            if (start != 0) append(start);
+            if (!fails_at(n, [&] { append(50000); })) break;
+            CHECK(codes.size() == start);
+            const bool stuck = fails_within(400000, [&] { append(300); });
+            CHECK_FALSE(stuck);
+        }
+        CHECK(n > 3);
     }
 }
 

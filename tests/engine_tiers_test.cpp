@@ -358,6 +358,11 @@ TEST_CASE("tiers beside an engine refuse what they cannot hold", "[engine_tiers]
     with([](auto& rows) { rows.heads_kv = 1; });
     with([](auto& rows) { rows.keys = nullptr; });
     with([](auto& rows) { rows.value_token_stride = 19; });
+    with([](auto& rows) { rows.cells = 199; });
+    with([](auto& rows) {  // strides of a single cell's rows are not looked at
+        rows.cells = 1;
+        rows.key_token_stride = rows.value_token_stride = 0;
+    });
     refuses([&] { engine.append(0); });
     refuses([&] { engine.codes.append<test::arch>(engine.memory.strided(), 101); });
     refuses([&] { engine.tell(200); });

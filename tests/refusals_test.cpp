@@ -331,6 +331,15 @@ TEST_CASE("key_labels refuses what the engine does not have", "[refusals]") {
           "");
     CHECK(not_refused([&] { labels.rewrite(memory.strided(), 40); }, {"cell", "40"}) == "");
     CHECK(not_refused([&] { labels.truncate(41); }, {"41", "40"}) == "");
+    auto fewer = memory.strided();
+    fewer.cells = 10;
+    CHECK(not_refused([&] { labels.rewrite(fewer, 10); }, {"cell is 10", "engine.cells = 10"}) ==
+          "");
+    labels.rewrite(fewer, 9);
+    sparq::key_labels<half, sparq::int8_label> codes(2, 8, 8);
+    codes.append(memory.strided(), 40);
+    CHECK(not_refused([&] { codes.rewrite(fewer, 9); }, {"engine.cells is 10", "size() = 40"}) ==
+          "");
     auto other = memory.strided();
     other.head_dim = 4;
     CHECK(not_refused([&] { labels.append(other, 1); }, {"head_dim", "4", "8"}) == "");

@@ -357,6 +357,39 @@ TEST_CASE("the same bits for any executor, plan, workspace, report and stride", 
         }
 }
 
+TEST_CASE("a plan in tiers that runs again reports its last run", "[tiers]") {
+    using calls = test::tier_calls<half>;
+    size_t n = 0;
+    for (const shape& dims : {shape{1, 2, 32, 32, 20000}, shape{4, 1, 32, 24, 700}}) {
+        const problem first = test::tier_problem(dims, 2780 + n++, 0.4f);
+        const auto cache = test::make_tiers<half>(first);
+        problem flat = first;  // queries to which all tokens are alike
+        for (float& x : flat.q) x *= 0.01f;
+        const tiered_params params{.tolerance = 0.1f};
+        std::vector<float> q = first.q;
+        answer got{std::vector<float>(dims.heads_q() * dims.value_dim), {}};
+        sparq::call_options options;
+        options.report = &got.report;
+        const auto plan = calls::make_plan(q, cache.view(), params, got.out, options);
+        const problem* const runs[] = {&first, &first, &flat, &first};
+        for (const problem* p : runs) {
+            std::copy(p->q.begin(), p->q.end(), q.begin());
+            INFO(dims << ", share of the queries " << p->q[0] / first.q[0]);
+            const answer want = test::run_tiers(*p, cache.view(), params);
+            calls::run_plan(plan, 0, 1, [] {});
+            CHECK(test::same_tiers(got, want));
+            plan.run(sparq::serial_executor{});
+            CHECK(test::same_tiers(got, want));
+            std::barrier sync(2);
+            std::thread other(
+                [&] { calls::run_plan(plan, 1, 2, [&] { sync.arrive_and_wait(); }); });
+            calls::run_plan(plan, 0, 2, [&] { sync.arrive_and_wait(); });
+            other.join();
+            CHECK(test::same_tiers(got, want));
+        }
+    }
+}
+
 TEST_CASE("NaN and infinity give what dense attention gives, in their head", "[tiers]") {
     const shape dims{3, 2, 24, 20, 900};
     const problem clean = test::tier_problem(dims, 2800, 0.4f);

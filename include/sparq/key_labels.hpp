@@ -76,11 +76,13 @@ class key_labels {
     }
 
     /// The engine has written a known cell anew.
-    /// @throws std::invalid_argument for cell >= size() or other dims
+    /// @throws std::invalid_argument for other dims, a cell that is not known or not the
+    ///         engine's, and with labels of few bits for an engine of fewer cells than size();
+    ///         all is as it was then
     template <class Arch = default_arch>
     void rewrite(const engine_rows& engine, std::size_t cell) {
         check_engine(engine);
-        labels_.check_cell(cell);
+        labels_.check_cell(engine, cell);
         detail::row_kernels<Arch>::choose();
         labels_.template rewrite<Arch>(engine, cell);
         sums_.rewrite(cell);

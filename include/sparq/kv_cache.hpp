@@ -29,6 +29,9 @@
 
 SPARQ_NAMESPACE_BEGIN
 
+template <row_element T>
+class tiered_cache;
+
 /// Memory: per token and KV head (d_h + value_dim) * sizeof(T) + d_h * sizeof(Label),
 /// and a few percent (labels of few bits: d_h * bits / 8, and at most d_h / 16 for ranges); beyond
 /// what was reserved the next segment is allocated when the last quarter of one begins. Results
@@ -139,6 +142,7 @@ class kv_cache {
     }
 
    private:
+    friend class tiered_cache<T>;
     using slab = detail::segment_slab<T, Label>;
 
     [[nodiscard]] SPARQ_PER_ISA std::size_t segments_used() const noexcept {
@@ -167,21 +171,17 @@ class kv_cache {
             slabs_.push_back(std::move(part));
         }
     }
+    /// Gives back the segments from the n-th on, which hold no tokens.
+    SPARQ_PER_ISA void drop_segments(std::size_t n) noexcept {
+        while (slabs_.size() > n) slabs_.pop_back();
+        segments_.resize(n * heads_kv_);
+    }
 
     template <class Arch, class From>
     void append_rows(std::span<const From> keys, std::span<const From> values) {
         const std::size_t key_width = heads_kv_ * head_dim_, value_width = heads_kv_ * value_dim_;
-        const std::size_t n = keys.size() / key_width;
-        if (n == 0 || keys.size() % key_width != 0)
-            detail::refuse(
-                "keys", detail::text("of size ", keys.size()),
-                detail::text("a multiple of heads_kv * head_dim = ", key_width, ", not 0"));
-        if (values.size() % value_width != 0 || values.size() / value_width != n)
-            detail::refuse(
-                "values", detail::text("of size ", values.size()),
-                detail::text(n, " tokens (as keys) of heads_kv * value_dim = ", value_width));
-        if (n > std::numeric_limits<std::uint32_t>::max() - seq_len_)
-            detail::refuse("number of tokens", "2^32 or more", "less than 2^32");
+        const std::size_t n =
+            detail::check_append(keys.size(), key_width, values.size(), value_width, seq_len_);
         detail::row_kernels<Arch>::choose();
         make_room(seq_len_ + n);
         for (std::size_t t = 0; t < n; ++t)

@@ -108,11 +108,12 @@ class tier_codes {
     /// of K of its block or strip by the next view() or append(), which reads 64 or 512 rows of
     /// K twice for all cells of it that were written since; and to measure channels once more
     /// all rows from at most 4095 cells before the first of them on.
-    /// @throws std::invalid_argument for cell >= size() or other dims
+    /// @throws std::invalid_argument for cell >= size(), other dims, or an engine of fewer cells
+    ///         than size(); all is as it was then
     template <class Arch = default_arch>
     void rewrite(const engine_rows& engine, std::size_t cell) {
         check_engine(engine);
-        labels_.check_cell(cell);
+        labels_.check_cell(engine, cell);
         detail::row_kernels<Arch>::choose();
         labels_.template rewrite<Arch>(engine, cell);
         sums_.rewrite(cell);
@@ -186,12 +187,20 @@ class tier_codes {
         detail::check_engine(engine, heads_kv_, head_dim_, value_dim_);
     }
 
+    /// Labels that no code rows can be had for are given back: a long slab of them would ask
+    /// every later append for as many code rows.
     SPARQ_PER_ISA void make_room(std::size_t cells) {
-        labels_.make_room(cells);
         sums_.make_room(cells);
+        labels_.make_room(cells);
         const auto& slabs = labels_.slabs();
-        segments_.reserve(slabs.size() * heads_kv_);
-        while (rows_.segments() < slabs.size()) rows_.add_segment(slabs[rows_.segments()].tokens());
+        try {
+            segments_.reserve(slabs.size() * heads_kv_);
+            while (rows_.segments() < slabs.size())
+                rows_.add_segment(slabs[rows_.segments()].tokens());
+        } catch (...) {
+            labels_.drop_slabs(rows_.segments());
+            throw;
+        }
     }
 
     /// All known cells, of which there are some, a segment a slab.

@@ -32,7 +32,8 @@ SPARQ_PER_ISA inline void check_params(const tiered_params& params, std::size_t 
 }  // namespace detail
 
 /// A tiered step with its arguments checked and its scratch memory laid out, for engines that
-/// run it on threads of their own; see attention_plan, which it is like.
+/// run it on threads of their own; see attention_plan, which it is like. The report is of the
+/// last run.
 template <class Arch, class T>
 class tiered_plan {
    public:

@@ -9,12 +9,15 @@
 // those who want the memory.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <span>
 
 #include "config.hpp"
+#include "detail/check.hpp"
 #include "detail/code_row_book.hpp"
+#include "detail/row_kernels.hpp"
 #include "kv_cache.hpp"
 #include "tiered_view.hpp"
 
@@ -54,7 +57,11 @@ class tiered_cache {
     /// Tokens held.
     [[nodiscard]] std::size_t seq_len() const noexcept { return rows_.seq_len(); }
     /// Tokens for which there is memory.
-    [[nodiscard]] std::size_t capacity() const noexcept { return rows_.capacity(); }
+    [[nodiscard]] SPARQ_PER_ISA std::size_t capacity() const noexcept {
+        std::size_t tokens = 0;  // the rows may have a segment more, made ahead
+        for (std::size_t s = 0; s < codes_.segments(); ++s) tokens += rows_.segment_capacity(s);
+        return tokens;
+    }
 
     /// Appends n >= 1 tokens, the newest last.
     ///
@@ -102,10 +109,11 @@ class tiered_cache {
     }
 
     /// Makes room for n tokens in all, so that appends up to there allocate nothing.
-    /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was
+    /// @throws std::bad_alloc, std::invalid_argument for n >= 2^32; the cache stays as it was,
+    ///         but may have part of the room
     SPARQ_PER_ISA void reserve(std::size_t n) {
+        make_room(n);
         rows_.reserve(n);
-        make_code_rows();
     }
 
     /// What attention reads. Good until the cache is next changed.
@@ -115,7 +123,7 @@ class tiered_cache {
 
     /// Bytes of K and V that there is memory for, themselves and with int8_row their ranges.
     [[nodiscard]] SPARQ_PER_ISA std::size_t row_bytes() const noexcept {
-        return heads_kv() * capacity() *
+        return heads_kv() * rows_.capacity() *
                (bytes_of_row<T>(head_dim()) + bytes_of_row<T>(value_dim()));
     }
     /// Bytes of codes and ranges held, beside K and V themselves and their sums.
@@ -124,21 +132,27 @@ class tiered_cache {
     }
 
    private:
-    SPARQ_PER_ISA void make_code_rows() {
-        while (codes_.segments() < rows_.segments())
-            codes_.add_segment(rows_.segment_capacity(codes_.segments()));
+    /// For n tokens in all. Rows that no codes can be had for are given back: a long segment
+    /// of them would ask every later append for as many codes.
+    SPARQ_PER_ISA void make_room(std::size_t n) {
+        const std::size_t before = rows_.segments();
+        rows_.make_room(n);
+        try {
+            while (capacity() < n) codes_.add_segment(rows_.segment_capacity(codes_.segments()));
+        } catch (...) {
+            rows_.drop_segments(std::max(before, codes_.segments()));
+            throw;
+        }
     }
 
     template <class Arch, class From>
     void append_rows(std::span<const From> keys, std::span<const From> values) {
         const std::size_t before = seq_len();
+        const std::size_t n = detail::check_append(keys.size(), heads_kv() * head_dim(),
+                                                   values.size(), heads_kv() * value_dim(), before);
+        detail::row_kernels<Arch>::choose();
+        make_room(before + n);
         rows_.template append<Arch>(keys, values);
-        try {
-            make_code_rows();
-        } catch (...) {
-            rows_.template truncate<Arch>(before);
-            throw;
-        }
         codes_.template follow<Arch>(rows_.view(), before);
     }
 

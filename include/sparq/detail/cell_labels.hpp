@@ -74,20 +74,20 @@ class cell_labels {
         if (size_ + n > std::numeric_limits<std::uint32_t>::max())
             refuse("number of cells", size_ + n, "less than 2^32");
     }
-    /// Refuses a cell that is not known.
-    SPARQ_PER_ISA void check_cell(std::size_t cell) const {
+    /// Refuses a cell that is not known, or not the engine's.
+    SPARQ_PER_ISA void check_cell(const engine_rows& engine, std::size_t cell) const {
         if (cell >= size_) refuse("cell", cell, text("less than size() = ", size_));
+        check_known(engine);
+        if (cell >= engine.cells)
+            refuse("cell", cell, text("less than engine.cells = ", engine.cells));
     }
     SPARQ_PER_ISA void check_truncate(std::size_t cells) const {
         if (cells > size_) refuse("cells", cells, text("at most size() = ", size_));
     }
-    /// Refuses ranges that are no cells of the engine's, or not known. Stale codes may need
-    /// any known cell's row.
+    /// Refuses ranges that are no cells of the engine's, or not known.
     SPARQ_PER_ISA void check_visible(const engine_rows& engine,
                                      std::span<const token_range> visible) const {
-        if constexpr (coded_label<Label>)
-            if (engine.cells < size_)
-                refuse("engine.cells", engine.cells, text("at least size() = ", size_));
+        check_known(engine);
         check_ranges(visible, std::min(size_, engine.cells));
     }
 
@@ -101,6 +101,11 @@ class cell_labels {
         if constexpr (coded_label<Label>)
             stale_.resize(added.back().end_token() / code_strip_tokens);
         for (label_slab<Label>& part : added) slabs_.push_back(std::move(part));
+    }
+
+    /// Gives back the slabs from the n-th on, which hold no known cells.
+    SPARQ_PER_ISA void drop_slabs(std::size_t n) noexcept {
+        while (slabs_.size() > n) slabs_.pop_back();
     }
 
     /// Cells [size(), size() + n) are new; there is room, and nothing is stale.
@@ -182,6 +187,13 @@ class cell_labels {
    private:
     static constexpr std::size_t blocks_of_strip = code_strip_tokens / code_block_tokens;
     static_assert(blocks_of_strip == 8);  // a bit each in a byte of stale_
+
+    /// Stale codes may need any known cell's row.
+    SPARQ_PER_ISA void check_known(const engine_rows& engine) const {
+        if constexpr (coded_label<Label>)
+            if (engine.cells < size_)
+                refuse("engine.cells", engine.cells, text("at least size() = ", size_));
+    }
 
     [[nodiscard]] SPARQ_PER_ISA std::size_t capacity() const noexcept {
         return slabs_.empty() ? 0 : slabs_.back().end_token();

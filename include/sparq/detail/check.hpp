@@ -66,6 +66,22 @@ SPARQ_PER_ISA inline std::size_t checked_product(const char* argument, std::size
 #endif
 }
 
+/// How many tokens are appended to the `held` ones: whole ones, the same number in both.
+SPARQ_PER_ISA inline std::size_t check_append(std::size_t keys, std::size_t key_width,
+                                              std::size_t values, std::size_t value_width,
+                                              std::size_t held) {
+    const std::size_t n = keys / key_width;
+    if (n == 0 || keys % key_width != 0)
+        refuse("keys", detail::text("of size ", keys),
+               detail::text("a multiple of heads_kv * head_dim = ", key_width, ", not 0"));
+    if (values % value_width != 0 || values / value_width != n)
+        refuse("values", detail::text("of size ", values),
+               detail::text(n, " tokens (as keys) of heads_kv * value_dim = ", value_width));
+    if (n > std::numeric_limits<std::uint32_t>::max() - held)
+        refuse("number of tokens", "2^32 or more", "less than 2^32");
+    return n;
+}
+
 SPARQ_PER_ISA inline bool overlaps(const void* a, std::size_t a_bytes, const void* b,
                                    std::size_t b_bytes) noexcept {
     const auto first = reinterpret_cast<std::uintptr_t>(a);

@@ -69,19 +69,28 @@ class tiered_tasks {
         const bool dense = !head.finish();
         if (dense) attend_all(g, s);
         if (request_.report == nullptr) return;
-        step_bytes& bytes = request_.report->bytes;
-        const std::size_t selected =
-            head.selected_bytes() +
-            (dense ? row_bytes(view_.rows(), view_.seq_len()) / heads() : 0);
-        // Heads end in any order; the sum is the same.
-        add(bytes.scan, head.scan_bytes());
-        add(bytes.selected, selected);
-        add(request_.report->bytes_read, head.scan_bytes() + selected);
+        const std::size_t rows = row_bytes(view_.rows(), view_.seq_len()) / heads();
+        report_bytes(head.scan_bytes(), head.selected_bytes() + (dense ? rows : 0));
     }
 
    private:
-    static void add(std::size_t& total, std::size_t bytes) noexcept {
-        std::atomic_ref<std::size_t>(total).fetch_add(bytes, std::memory_order_relaxed);
+    /// What the heads of a run have read so far.
+    struct byte_sums {
+        std::size_t scan = 0, selected = 0, heads = 0;
+    };
+
+    /// Heads end in any order; the last one writes what all have read, and leaves zeros for
+    /// the next run.
+    void report_bytes(std::size_t scan, std::size_t selected) const noexcept {
+        using counter = std::atomic_ref<std::size_t>;
+        counter(sums_.scan).fetch_add(scan, std::memory_order_relaxed);
+        counter(sums_.selected).fetch_add(selected, std::memory_order_relaxed);
+        if (counter(sums_.heads).fetch_add(1, std::memory_order_acq_rel) + 1 != heads()) return;
+        step_bytes& bytes = request_.report->bytes;
+        bytes.scan = sums_.scan;
+        bytes.selected = sums_.selected;
+        request_.report->bytes_read = bytes.scan + bytes.selected + bytes.tail;
+        sums_ = {};
     }
 
     [[nodiscard]] std::size_t labelled(std::size_t g) const noexcept {
@@ -125,6 +134,7 @@ class tiered_tasks {
     tiered_params params_;
     std::size_t channels_, chunks_;
     tiered_layout<Arch> layout_;
+    mutable byte_sums sums_;
 };
 
 }  // namespace detail
