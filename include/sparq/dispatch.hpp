@@ -143,7 +143,7 @@ class dispatched_tasks {
    private:
     Outline outline_;
     const task_calls* calls_;
-    alignas(Outline) std::byte state_[sizeof(Outline)];
+    alignas(Outline) mutable std::byte state_[sizeof(Outline)];  // byte sums of a run
     std::size_t scratch_bytes_ = 0;
 };
 
