@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# sh examples/quality/run.sh          a small run: 10 minutes on two processors, half of them the
-#                                     builds of llama.cpp and of the program
+# sh examples/quality/run.sh          a small run: 10 minutes on two processors, with the builds
+#                                     of llama.cpp and of the program
 # sh examples/quality/run.sh whole    all tasks, methods and lengths: 17 hours of one processor
 #                                     (estimated)
 # sh examples/quality/run.sh run --tasks copy --examples 2 ..    what you choose: run --help
