@@ -85,12 +85,11 @@ SPARQ_ALWAYS_INLINE void add_products(const A& a, const B& b,
 /// Rows whose accumulators are reduced together.
 inline constexpr std::size_t rows_reduced_at_once = 16;
 
-/// Products of `Heads` queries with `Rows` rows, not yet summed over the lanes: the vector
-/// of (h, j) goes to lanes[h * rows_reduced_at_once + j].
-template <class Arch, std::size_t Heads, std::size_t Rows, class T>
+/// Products of `Heads` queries with `Rows` rows, not yet summed over the lanes: [h][j].
+template <class Arch, std::size_t Heads, std::size_t Rows, class T, class Finish>
 SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride,
                                   const std::array<const T*, Rows>& row, std::size_t width,
-                                  float* lanes) noexcept {
+                                  const Finish& finish) noexcept {
     using vec = simd::f32<Arch>;
     vec sum[Heads][Rows];
     SPARQ_UNROLL
@@ -112,17 +111,38 @@ SPARQ_ALWAYS_INLINE void dot_tile(const float* queries, std::size_t query_stride
     if (const std::size_t n = width - c; n != 0)
         add_columns(c, [n](const T* p) { return simd::load_partial<Arch>(p, n); });
 
+    finish(sum);
+}
+
+/// The vector of (h, j) goes to lanes[h * Stride + j].
+template <class Arch, std::size_t Stride, std::size_t Heads, std::size_t Rows>
+SPARQ_ALWAYS_INLINE void store_tile(const simd::f32<Arch> (&sum)[Heads][Rows],
+                                    float* lanes) noexcept {
     SPARQ_UNROLL
     for (std::size_t h = 0; h < Heads; ++h) {
         SPARQ_UNROLL
         for (std::size_t j = 0; j < Rows; ++j)
-            simd::store<Arch>(lanes + (h * rows_reduced_at_once + j) * simd::lanes<Arch>,
-                              sum[h][j]);
+            simd::store<Arch>(lanes + (h * Stride + j) * simd::lanes<Arch>, sum[h][j]);
     }
 }
 
+/// The sums of a tile's lanes, out[h * Rows + j]: where they are one vector they are made in
+/// registers, since storing sixteen vectors of 512 bits takes as long.
+template <class Arch, std::size_t Heads, std::size_t Rows>
+    requires(simd::sums_sixteen<Arch> && Heads * Rows == 16)
+SPARQ_ALWAYS_INLINE void sum_tile(const simd::f32<Arch> (&sum)[Heads][Rows], float* out) noexcept {
+    simd::f32<Arch> all[16];
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
+        for (std::size_t j = 0; j < Rows; ++j) all[h * Rows + j] = sum[h][j];
+    }
+    simd::sum_lanes_of_sixteen<Arch>(all, out);
+}
+
 /// Up to rows_reduced_at_once rows. Their lanes are summed at the end, eight and more vectors
-/// at a time: one tile's sums would wait for its last products.
+/// at a time: one tile's sums would wait for its last products. Four heads' tiles of AVX-512
+/// are summed as they come: their sums are one vector.
 template <class Arch, std::size_t Heads, class T, class Upcoming>
 SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_stride,
                                        const T* const* rows, std::size_t n, std::size_t width,
@@ -130,22 +150,34 @@ SPARQ_ALWAYS_INLINE void dot_row_block(const float* queries, std::size_t query_s
                                        const Upcoming& upcoming,
                                        std::size_t upcoming_from) noexcept {
     constexpr std::size_t tile = rows_at_once<Arch, Heads>, most = rows_reduced_at_once;
-    alignas(cache_line_bytes) float lanes[Heads * most * simd::lanes<Arch>];
+    constexpr std::size_t lanes = simd::lanes<Arch>;
+    constexpr bool in_registers = simd::sums_sixteen<Arch> && Heads * tile == 16;
     const std::size_t padded = (n + 3) / 4 * 4;  // the last row again where fewer are left
+    alignas(cache_line_bytes) float parts[in_registers ? Heads * most : Heads * most * lanes];
     for (std::size_t j = 0; j < padded; j += tile) {
         upcoming.prefetch(upcoming_from + j, upcoming_from + j + tile);
         std::array<const T*, tile> row;
         for (std::size_t i = 0; i < tile; ++i) row[i] = rows[j + i < n ? j + i : n - 1];
         dot_tile<Arch, Heads, tile>(queries, query_stride, row, width,
-                                    lanes + j * simd::lanes<Arch>);
+                                    [&](const simd::f32<Arch>(&sum)[Heads][tile]) {
+                                        if constexpr (in_registers)
+                                            sum_tile<Arch>(sum, parts + Heads * j);
+                                        else
+                                            store_tile<Arch, most>(sum, parts + j * lanes);
+                                    });
     }
     SPARQ_UNROLL
     for (std::size_t h = 0; h < Heads; ++h) {
         float sums[most];
         float* out = logits + h * logits_stride;
-        const float* of_head = lanes + h * most * simd::lanes<Arch>;
-        simd::sum_lanes_of_each<Arch>(of_head, padded, padded == n ? out : sums);
-        if (padded != n) std::copy_n(static_cast<const float*>(sums), n, out);
+        if constexpr (in_registers) {
+            for (std::size_t j = 0; j < n; j += tile)
+                std::copy_n(parts + Heads * j + h * tile, std::min(tile, n - j), out + j);
+        } else {
+            simd::sum_lanes_of_each<Arch>(parts + h * most * lanes, padded,
+                                          padded == n ? out : sums);
+            if (padded != n) std::copy_n(static_cast<const float*>(sums), n, out);
+        }
     }
 }
 
