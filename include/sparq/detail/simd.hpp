@@ -136,7 +136,10 @@ SPARQ_ALWAYS_INLINE void sum_lanes_of_sixteen(const f32<Arch> (&x)[16], float* o
     using reg = typename f32<Arch>::register_type;
     reg all[16];
     SPARQ_UNROLL
-    for (std::size_t i = 0; i < 16; ++i) all[i] = static_cast<reg>(x[i]);
+    for (std::size_t i = 0; i < 16; i += 4) {
+        SPARQ_UNROLL
+        for (std::size_t j = i; j < i + 4; ++j) all[j] = static_cast<reg>(x[j]);
+    }
     simd::store<Arch>(out, f32<Arch>(native::sum_each_of_sixteen(all)));
 }
 

@@ -28,8 +28,9 @@ SPARQ_PER_ISA constexpr std::size_t channels_at_once(std::size_t heads) noexcept
 namespace detail {
 
 /// Vectors of tokens that go side by side. For few heads a line of each channel (two vectors at
-/// least, whose sums are independent): what is asked for goes out evenly between the products,
-/// and not in bursts that memory cannot take. For more heads a weight is broadcast for four.
+/// least, whose sums are independent, and a quarter of the registers at most): what is asked for
+/// goes out evenly between the products, and not in bursts that memory cannot take. For more
+/// heads a weight is broadcast once for an eighth of the registers.
 template <class Arch, std::size_t Heads, class Label>
 inline constexpr std::size_t vectors_at_once =
     Heads > 2 ? simd::registers<Arch> / 8
