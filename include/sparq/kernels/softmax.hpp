@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "../config.hpp"
+#include "../detail/multiply_add.hpp"
 #include "../detail/simd.hpp"
 
 SPARQ_NAMESPACE_BEGIN
@@ -38,7 +39,8 @@ SPARQ_PER_ISA inline softmax_factors merge_softmax(softmax_state& state,
         return s.maximum == maximum ? 1.0f : std::exp(s.maximum - maximum);
     };
     const softmax_factors factors{factor(state), factor(other)};
-    state.sum = state.sum * factors.of_first + other.sum * factors.of_second;
+    state.sum =
+        sparq::detail::multiply_add(state.sum, factors.of_first, other.sum * factors.of_second);
     state.maximum = maximum;
     return factors;
 }

@@ -20,6 +20,7 @@
 #include <span>
 
 #include "../config.hpp"
+#include "../detail/multiply_add.hpp"
 #include "../kernels/accumulate_rows.hpp"
 #include "../kernels/dot_rows.hpp"
 #include "../kernels/int8_rows.hpp"
@@ -140,7 +141,7 @@ SPARQ_PER_ISA inline void merge_attention(const partial_attention& result,
         float* sums = result.sums + h * result.stride;
         const float* added = other.sums + h * result.stride;
         for (std::size_t c = 0; c < result.stride; ++c)
-            sums[c] = sums[c] * factors.of_first + added[c] * factors.of_second;
+            sums[c] = detail::multiply_add(sums[c], factors.of_first, added[c] * factors.of_second);
     }
 }
 

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "../config.hpp"
+#include "../detail/multiply_add.hpp"
 #include "../kernels/convert.hpp"
 #include "../params.hpp"
 #include "approximate_scores.hpp"
@@ -56,7 +57,8 @@ void mean_value(const kv_view<T, Label>& view, std::size_t g, double* scratch,
 SPARQ_PER_ISA inline void add_tail(const float* mean, float covered, std::size_t value_dim,
                                    float* y) noexcept {
     for (std::size_t c = 0; c < value_dim; ++c) {
-        const float blended = covered * y[c] + (1.0f - covered) * mean[c];
+        // Which product is rounded is not left to the compiler.
+        const float blended = detail::multiply_add(covered, y[c], (1.0f - covered) * mean[c]);
         y[c] = blended + (blended - blended);
     }
 }
