@@ -225,32 +225,49 @@ def annotate(axes, values, xs, ys, text, dark):
                           color="white" if dark(value) else "black")
 
 
-def draw_grid(groups, folder):
-    """r x k, no tail, the text and context that have most of them."""
-    found = defaultdict(dict)
+def grid_cells(groups):
+    """SparQ without a tail, by text and context, then by ranking: {(k, r): group}."""
+    found = defaultdict(lambda: defaultdict(dict))
     for g in of(groups, "bits"):
         name, o = parts(g["method"])
+        ranking = o.pop("ranking", "softmax")
         if name == "sparq" and set(o) == {"r", "k", "tail"} and o["tail"] == "none":
-            found[g["text"], g["context"]][int(o["k"]), int(o["r"])] = g
+            found[g["text"], g["context"]][ranking][int(o["k"]), int(o["r"])] = g
+    return found
+
+
+def draw_grid(groups, folder):
+    """r x k, no tail, the text and context that have most of them; a panel for each ranking of
+    which there is more than a cell or two."""
+    found = grid_cells(groups)
     if not found:
         return
-    case = max(found, key=lambda c: len(found[c]))
-    cells = found[case]
-    ks, rs = sorted({k for k, _ in cells}), sorted({r for _, r in cells})
-    grid = [[max(cells[k, r]["difference"]["mean"], 0.0) if (k, r) in cells else math.nan for k in ks]
-            for r in rs]
-    figure, axes = plt.subplots(figsize=(1.7 * len(ks) + 2, 0.9 * len(rs) + 1.6))
-    most = max(v for row in grid for v in row if not math.isnan(v))
-    image = axes.imshow(grid, cmap="cividis_r", vmin=0, vmax=most, aspect="auto")
-    annotate(axes, cells, ks, rs,
-             lambda g: f"{with_error(g['difference'], sign=True)}\n{fewer(g['bytes'])} fewer bytes",
-             lambda g: g["difference"]["mean"] > most / 2)
-    axes.set_xticks(range(len(ks)), ks)
-    axes.set_yticks(range(len(rs)), rs)
-    axes.set(xlabel="k, tokens attended", ylabel="r, query components")
-    axes.set_title(f"SparQ without a tail: bits per character over dense, {title(*case)}, "
-                   f"{examples_text(cells.values())}", fontsize=10)
-    figure.colorbar(image, ax=axes)
+    case = max(found, key=lambda c: sum(map(len, found[c].values())))
+    panels = {name: cells for name, cells in found[case].items()
+              if name == "softmax" or len(cells) > 2}
+    every = [g for cells in panels.values() for g in cells.values()]
+    ks = sorted({k for cells in panels.values() for k, _ in cells})
+    rs = sorted({r for cells in panels.values() for _, r in cells})
+    most = max(g["difference"]["mean"] for g in every)
+    figure, all_axes = plt.subplots(
+        len(panels), 1, squeeze=False, layout="constrained",
+        figsize=(1.7 * len(ks) + 2, (0.9 * len(rs) + 0.8) * len(panels) + 0.8))
+    for axes, (name, cells) in zip(all_axes[:, 0], sorted(panels.items(), reverse=True)):
+        grid = [[max(cells[k, r]["difference"]["mean"], 0.0) if (k, r) in cells else math.nan
+                 for k in ks] for r in rs]
+        image = axes.imshow(grid, cmap="cividis_r", vmin=0, vmax=most, aspect="auto")
+        annotate(axes, cells, ks, rs,
+                 lambda g: f"{with_error(g['difference'], sign=True)}\n"
+                           f"{fewer(g['bytes'])} fewer bytes",
+                 lambda g: g["difference"]["mean"] > most / 2)
+        axes.set_xticks(range(len(ks)), ks)
+        axes.set_yticks(range(len(rs)), rs)
+        axes.set(xlabel="k, tokens attended", ylabel="r, query components")
+        axes.set_title({"softmax": "group ranked by the sum of weights",
+                        "logit": "group ranked by the sum of logits"}[name], fontsize=10)
+    figure.suptitle(f"SparQ without a tail: bits per character over dense, {title(*case)}, "
+                    f"{examples_text(every)}", fontsize=10)
+    figure.colorbar(image, ax=all_axes[:, 0].tolist())
     finish(figure, folder / "grid.png")
 
 
