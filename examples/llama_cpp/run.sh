@@ -12,7 +12,8 @@
 # state a cache gets into (--threads 2, --case rollback). With SPARQ_OPENMP=1 ggml's threads are
 # those of OpenMP, which do not spin at barriers where they are more than the processors.
 # Needs Debian 12 and 1 GB of disk. On two processors all is done in eleven minutes, the tables in
-# six (twenty and eleven on a slow host). Prints the seconds at each part's start. What is built, and the processed text, is kept for the next run.
+# six (twenty and eleven on a slow host). Prints the seconds at each part's start. What is built,
+# and the processed text, is kept for the next run.
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)

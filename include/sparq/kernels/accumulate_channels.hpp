@@ -49,73 +49,80 @@ struct channel_prefetch {
     }
 };
 
+/// `Count` vectors of tokens, through all channels: the logits at `logits`, which are read unless
+/// `first`, and channel i at channels[i] + token; ask(i) comes before channel i is read.
+template <class Arch, std::size_t Heads, std::size_t Channels, std::size_t Count, class Label,
+          class Load, class Store, class Ask>
+SPARQ_ALWAYS_INLINE void add_channels(const float* weights, std::size_t weights_stride,
+                                      const Label* const* channels, std::size_t token, bool first,
+                                      float* logits, std::size_t logits_stride, const Load& load,
+                                      const Store& store, const Ask& ask) noexcept {
+    using vec = simd::f32<Arch>;
+    constexpr std::size_t step = simd::lanes<Arch>;
+    vec sum[Heads][Count];
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
+        for (std::size_t v = 0; v < Count; ++v)
+            sum[h][v] = first ? simd::splat<Arch>(0.0f)
+                              : load(logits + h * logits_stride + token + v * step);
+    }
+    for (std::size_t i = 0; i < Channels; ++i) {
+        ask(i);
+        vec key[Count];
+        SPARQ_UNROLL
+        for (std::size_t v = 0; v < Count; ++v) key[v] = load(channels[i] + token + v * step);
+        SPARQ_UNROLL
+        for (std::size_t h = 0; h < Heads; ++h) {
+            const vec weight = simd::splat<Arch>(weights[h * weights_stride + i]);
+            SPARQ_UNROLL
+            for (std::size_t v = 0; v < Count; ++v)
+                sum[h][v] = simd::multiply_add<Arch>(weight, key[v], sum[h][v]);
+        }
+    }
+    SPARQ_UNROLL
+    for (std::size_t h = 0; h < Heads; ++h) {
+        SPARQ_UNROLL
+        for (std::size_t v = 0; v < Count; ++v)
+            store(logits + h * logits_stride + token + v * step, sum[h][v]);
+    }
+}
+
 template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
 void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                              const Label* const* channels, std::size_t n, bool first, float* logits,
                              std::size_t logits_stride, const Label* const* upcoming) noexcept {
     using vec = simd::f32<Arch>;
-    // `vectors` vectors from token t, at `step` tokens from each other; ask(i) comes before
-    // channel i is read.
-    const auto add_channels = [&](auto vectors, std::size_t t, const auto& load, const auto& store,
-                                  const auto& ask) {
-        constexpr std::size_t count = vectors(), step = simd::lanes<Arch>;
-        vec sum[Heads][count];
-        SPARQ_UNROLL
-        for (std::size_t h = 0; h < Heads; ++h) {
-            SPARQ_UNROLL
-            for (std::size_t v = 0; v < count; ++v)
-                sum[h][v] = first ? simd::splat<Arch>(0.0f)
-                                  : load(logits + h * logits_stride + t + v * step);
-        }
-        for (std::size_t i = 0; i < Channels; ++i) {
-            ask(i);
-            vec key[count];
-            SPARQ_UNROLL
-            for (std::size_t v = 0; v < count; ++v) key[v] = load(channels[i] + t + v * step);
-            SPARQ_UNROLL
-            for (std::size_t h = 0; h < Heads; ++h) {
-                const vec weight = simd::splat<Arch>(weights[h * weights_stride + i]);
-                SPARQ_UNROLL
-                for (std::size_t v = 0; v < count; ++v)
-                    sum[h][v] = simd::multiply_add<Arch>(weight, key[v], sum[h][v]);
-            }
-        }
-        SPARQ_UNROLL
-        for (std::size_t h = 0; h < Heads; ++h) {
-            SPARQ_UNROLL
-            for (std::size_t v = 0; v < count; ++v)
-                store(logits + h * logits_stride + t + v * step, sum[h][v]);
-        }
-    };
+    constexpr std::size_t line = cache_line_bytes / sizeof(Label), lanes = simd::lanes<Arch>;
+    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
+    constexpr std::size_t wide = vectors_at_once<Arch, Heads, Label>;
+    constexpr std::size_t tokens = wide * lanes, turn = tokens < line ? line : tokens;
     const auto nothing = [](std::size_t) {};
-    const auto whole_vectors = [&](auto vectors, std::size_t t, const auto& ask) {
-        add_channels(
-            vectors, t, [](const auto* p) { return simd::load<Arch>(p); },
+    const auto add = [&](auto count, std::size_t t, const auto& ask) {
+        add_channels<Arch, Heads, Channels, count()>(
+            weights, weights_stride, channels, t, first, logits, logits_stride,
+            [](const auto* p) { return simd::load<Arch>(p); },
             [](float* p, const vec& x) { simd::store<Arch>(p, x); }, ask);
     };
-    constexpr std::size_t line = cache_line_bytes / sizeof(Label);
-    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
-    using tile = std::integral_constant<std::size_t, vectors_at_once<Arch, Heads, Label> >;
-    constexpr std::size_t tokens = tile() * simd::lanes<Arch>;
-    constexpr std::size_t turn = tokens < line ? line : tokens;
+    const std::integral_constant<std::size_t, wide> tile;
     std::size_t t = 0;
     // Until `end`, asking for what lies `ahead` of token t, where `wanted` is token `origin`.
     const auto turns_until = [&](std::size_t end, const Label* const* wanted, std::size_t origin) {
         for (; t + turn <= end; t += turn) {
             const std::size_t next = t + ahead > origin ? t + ahead - origin : 0;
-            whole_vectors(tile{}, t, channel_prefetch<Label, turn>{wanted, next});
-            for (std::size_t v = tokens; v < turn; v += tokens)
-                whole_vectors(tile{}, t + v, nothing);
+            add(tile, t, channel_prefetch<Label, turn>{wanted, next});
+            for (std::size_t v = tokens; v < turn; v += tokens) add(tile, t + v, nothing);
         }
     };
     if (n > ahead) turns_until(n - ahead, channels, 0);
     if (upcoming != nullptr) turns_until(n, upcoming, n);
-    for (; t + tokens <= n; t += tokens) whole_vectors(tile{}, t, nothing);
+    for (; t + tokens <= n; t += tokens) add(tile, t, nothing);
     const std::integral_constant<std::size_t, 1> one;
-    for (; t + simd::lanes<Arch> <= n; t += simd::lanes<Arch>) whole_vectors(one, t, nothing);
+    for (; t + lanes <= n; t += lanes) add(one, t, nothing);
     if (const std::size_t rest = n - t; rest != 0)
-        add_channels(
-            one, t, [rest](const auto* p) { return simd::load_partial<Arch>(p, rest); },
+        add_channels<Arch, Heads, Channels, 1>(
+            weights, weights_stride, channels, t, first, logits, logits_stride,
+            [rest](const auto* p) { return simd::load_partial<Arch>(p, rest); },
             [rest](float* p, const vec& x) { simd::store_partial<Arch>(p, x, rest); }, nothing);
 }
 
