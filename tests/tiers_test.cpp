@@ -124,6 +124,26 @@ TEST_CASE("fixed tiers are the formulas", "[tiers]") {
     CHECK(count.skipped * 4 < count.compared + count.skipped);
 }
 
+TEST_CASE("fixed tiers find the best where their weights are next to nothing", "[tiers]") {
+    tally count;
+    size_t n = 0;
+    for (size_t group : test::sizes{1, 3})
+        for (size_t head_dim : test::sizes{64, 128}) {
+            const shape dims{1, group, head_dim, 64, 900};
+            const size_t k = 5, m = 40;
+            const problem p = classes_problem(dims, 2590 + n, k, m - k);
+            // Logits 5.2 apart become 52: the 40th weight is e^-52 of the first, the 41st 0.
+            const float scale = 10.0f / std::sqrt(static_cast<float>(head_dim));
+            test::with_elements(n, [&]<class T>() {
+                check_fixed<T>(
+                    p, {.scan_channels = head_dim, .refined = m - k, .exact = k, .scale = scale},
+                    count);
+            });
+            ++n;
+        }
+    CHECK(count.compared >= 2);
+}
+
 TEST_CASE("all tokens at 4 bits, whatever the data", "[tiers]") {
     tally count;
     size_t n = 0;

@@ -62,6 +62,33 @@ class tiered_batches : public tiered_reads<Arch, T> {
     [[nodiscard]] float chance_of(std::size_t token) const noexcept {
         return s_.greatest[token] / (steps::draw_spread * threshold_);
     }
+    /// The n best of the scanned tokens, ascending: those above an edge of the histogram, less
+    /// the surplus. Returns their number. Their code rows are asked for as they are found, or,
+    /// where all tokens are (a head so sharp that the n-th weight is under the lowest edge), once
+    /// the best are known.
+    std::size_t best_scanned(std::uint32_t* tokens, std::size_t n) noexcept {
+        if (n == 0) return 0;
+        std::size_t edge = edge_with(n);
+        const auto reached = [&] {
+            return kernels::detail::count_at_least<Arch>(s_.greatest, scanned_,
+                                                         kernels::weight_histogram::edge(edge));
+        };
+        while (edge != 0 && reached() < n) --edge;  // the histogram may be an estimate
+        steps::code_row_prefetch<T> ask(view_, g_);
+        if (edge != 0)
+            return keep_best(
+                tokens,
+                kernels::collect_certain<Arch>(s_.greatest, scanned_,
+                                               kernels::weight_histogram::edge(edge), tokens, ask),
+                n);
+        const std::size_t count =
+            keep_best(tokens,
+                      kernels::collect_certain<Arch>(s_.greatest, scanned_, 0.0f, tokens,
+                                                     kernels::ignore_candidate{}),
+                      n);
+        for (std::size_t j = 0; j < count; ++j) ask(tokens[j]);
+        return count;
+    }
     /// The n tokens behind those that were not scanned are A.
     void collect_fixed(std::size_t n) noexcept {
         threshold_ = 0.0f;
@@ -112,6 +139,22 @@ class tiered_batches : public tiered_reads<Arch, T> {
     std::size_t weighed_ = 0;    ///< tokens of A that are in the sums
 
    private:
+    /// Moves the n best of `found` ascending tokens to the front; of equal ones the oldest.
+    std::size_t keep_best(std::uint32_t* tokens, std::size_t found, std::size_t n) noexcept {
+        for (std::size_t j = 0; j < found; ++j) s_.weights[j] = s_.greatest[tokens[j]];
+        const float least = kernels::find_threshold<Arch>(s_.weights, found, n).value;
+        std::size_t surplus = kernels::detail::count_at_least<Arch>(s_.weights, found, least) - n;
+        std::size_t count = 0;
+        for (std::size_t j = found; j-- != 0;)
+            if (surplus != 0 && s_.weights[j] == least) {
+                s_.weights[j] = -1.0f;
+                --surplus;
+            }
+        for (std::size_t j = 0; j < found; ++j)
+            if (s_.weights[j] >= least) tokens[count++] = tokens[j];
+        return count;
+    }
+
     /// All that is known of a token that was read.
     template <class Body>
     void for_known(const Body& body) const noexcept {

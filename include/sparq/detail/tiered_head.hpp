@@ -102,39 +102,12 @@ class tiered_head : public tiered_outputs<Arch, T> {
         const std::size_t inside = std::min(newest_, scanned_) - sinks_;
         const std::size_t refined = std::min(params_.refined, inside);
         this->begin_batches();
-        this->collect_fixed(best_scanned(s_.tokens + certain_,
-                                         refined + std::min(params_.exact, inside - refined)));
+        this->collect_fixed(this->best_scanned(
+            s_.tokens + certain_, refined + std::min(params_.exact, inside - refined)));
         if (this->exceeds_dense()) return false;
         this->refine();
         this->mix_outputs();
         return true;
-    }
-
-    /// The n best of the scanned tokens, ascending: those above an edge of the histogram, less
-    /// the surplus. Returns their number.
-    std::size_t best_scanned(std::uint32_t* tokens, std::size_t n) noexcept {
-        if (n == 0) return 0;
-        std::size_t edge = this->edge_with(n);
-        const auto reached = [&] {
-            return kernels::detail::count_at_least<Arch>(s_.greatest, scanned_,
-                                                         kernels::weight_histogram::edge(edge));
-        };
-        while (edge != 0 && reached() < n) --edge;  // the histogram may be an estimate
-        const std::size_t found = kernels::collect_certain<Arch>(
-            s_.greatest, scanned_, edge == 0 ? 0.0f : kernels::weight_histogram::edge(edge), tokens,
-            steps::code_row_prefetch<T>(view_, g_));
-        for (std::size_t j = 0; j < found; ++j) s_.weights[j] = s_.greatest[tokens[j]];
-        const float least = kernels::find_threshold<Arch>(s_.weights, found, n).value;
-        std::size_t surplus = kernels::detail::count_at_least<Arch>(s_.weights, found, least) - n;
-        std::size_t count = 0;
-        for (std::size_t j = found; j-- != 0;)  // of equal ones the newest go
-            if (surplus != 0 && s_.weights[j] == least) {
-                s_.weights[j] = -1.0f;
-                --surplus;
-            }
-        for (std::size_t j = 0; j < found; ++j)
-            if (s_.weights[j] >= least) tokens[count++] = tokens[j];
-        return count;
     }
 
     /// The tokens whose 4 bits would cost more than the tolerance has left.
