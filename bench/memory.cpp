@@ -11,13 +11,15 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <iterator>
+#include <limits>
 #include <new>
 #include <string>
 
 namespace bench {
 namespace {
 
-constexpr std::size_t streams = 4, line_bytes = 64, prefetch_bytes = 1024;
+constexpr std::size_t line_bytes = 64, prefetch_bytes = 1024;
 
 #if defined(__AVX512F__)
 constexpr std::size_t register_bytes = 64;
@@ -55,15 +57,15 @@ double seconds_of(clockid_t clock) noexcept {
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-}  // namespace
-
-std::uint64_t streaming_read(byte_span bytes) noexcept {
-    const std::size_t stream_bytes = bytes.size() / streams / line_bytes * line_bytes;
-    wide sums[streams][registers_per_line] = {};
+// Locality: what __builtin_prefetch wants for L1 (3) and L2 (2); 0 for no prefetch.
+template <std::size_t Streams, int Locality>
+std::uint64_t read_by(byte_span bytes) noexcept {
+    const std::size_t stream_bytes = bytes.size() / Streams / line_bytes * line_bytes;
+    wide sums[Streams][registers_per_line] = {};
     for (std::size_t offset = 0; offset < stream_bytes; offset += line_bytes)
-        for (std::size_t s = 0; s < streams; ++s) {
+        for (std::size_t s = 0; s < Streams; ++s) {
             const std::byte* line = bytes.data() + s * stream_bytes + offset;
-            __builtin_prefetch(line + prefetch_bytes);
+            if constexpr (Locality != 0) __builtin_prefetch(line + prefetch_bytes, 0, Locality);
             for (std::size_t i = 0; i < registers_per_line; ++i) {
                 wide word;
                 std::memcpy(&word, line + i * register_bytes, register_bytes);
@@ -77,9 +79,41 @@ std::uint64_t streaming_read(byte_span bytes) noexcept {
     return total;
 }
 
+constexpr read_pattern patterns[] = {{1, "-", read_by<1, 0>},
+                                     {4, "-", read_by<4, 0>},
+                                     {4, "L1", read_by<4, 3>},
+                                     {4, "L2", read_by<4, 2>}};
+
+// Pieces as long as a segment's rows, of a block too large for a cache.
+read_pattern find_fastest_read() {
+    constexpr std::size_t piece = std::size_t{1} << 20, pieces = 128, rounds = 5;
+    auto* memory = static_cast<std::byte*>(::operator new(pieces * piece, std::align_val_t{4096}));
+    std::fill_n(memory, pieces * piece, std::byte{1});
+    const byte_span block(memory, pieces * piece);
+    double least[std::size(patterns)];
+    std::fill(std::begin(least), std::end(least), std::numeric_limits<double>::infinity());
+    for (std::size_t round = 0; round < rounds; ++round)
+        for (std::size_t i = 0; i < std::size(patterns); ++i) {
+            const double start = processor_seconds();
+            for (std::size_t p = 0; p < pieces; ++p)
+                digest.fetch_xor(patterns[i].read(block.subspan(p * piece, piece)),
+                                 std::memory_order_relaxed);
+            least[i] = std::min(least[i], processor_seconds() - start);
+        }
+    ::operator delete(memory, std::align_val_t{4096});
+    return patterns[std::min_element(std::begin(least), std::end(least)) - std::begin(least)];
+}
+
+}  // namespace
+
+const read_pattern& fastest_read() {
+    static const read_pattern fastest = find_fastest_read();
+    return fastest;
+}
+
 std::uint64_t streaming_read(std::span<const byte_span> spans, thread_pool* pool) {
-    const auto read = [spans](std::size_t i) noexcept {
-        digest.fetch_xor(streaming_read(spans[i]), std::memory_order_relaxed);
+    const auto read = [spans, pattern = fastest_read()](std::size_t i) noexcept {
+        digest.fetch_xor(pattern.read(spans[i]), std::memory_order_relaxed);
     };
     if (pool != nullptr)
         (*pool)(spans.size(), read);

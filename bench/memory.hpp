@@ -15,11 +15,19 @@ namespace bench {
 
 using byte_span = std::span<const std::byte>;
 
-/// Reads the bytes and returns a digest of them. Four streams, each prefetched 1 KB ahead:
-/// a plain loop reads up to 12 % slower, and everything measured against it looks better.
-std::uint64_t streaming_read(byte_span bytes) noexcept;
+/// A way to read memory that does nothing else.
+struct read_pattern {
+    std::size_t streams;     ///< parts of the bytes that are read side by side
+    const char* prefetched;  ///< into what each stream is asked for 1 KB ahead: "L1", "L2" or "-"
+    std::uint64_t (*read)(byte_span) noexcept;  ///< returns a digest
+};
 
-/// The same for all of `spans`; with a pool each is a task.
+/// The fastest of a few patterns here, which is what everything is measured against: one that
+/// is slower makes all look better. Which it is differs between processors, and between pages:
+/// the first call times all of them, half a second, with the pages chosen by then.
+const read_pattern& fastest_read();
+
+/// Reads all of `spans` by the fastest pattern; with a pool each is a task.
 std::uint64_t streaming_read(std::span<const byte_span> spans, thread_pool* pool);
 
 /// Where the keys and values of a view lie, head after head; neighbours joined.

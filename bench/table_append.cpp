@@ -33,9 +33,13 @@ struct append_times {
 append_times measure(std::size_t n, std::size_t runs) {
     constexpr std::size_t bytes = append_bytes<T>(width);
     const new_tokens tokens(width);
+    // With the program's huge pages the cache has to know of them: it then takes the next
+    // segment's from the system a few at a time.
+    const auto pages =
+        huge_pages_requested() ? sparq::memory_policy::huge_pages : sparq::memory_policy::system;
     append_times times;
     for (std::size_t run = 0; run < runs; ++run) {
-        sparq::kv_cache<T> cache(heads, head_dim);
+        sparq::kv_cache<T> cache(heads, head_dim, head_dim, pages);
         const untouched_bytes copy = allocate_untouched(n * bytes);
         times.growing.push_back(time_appends(cache, tokens, n));
         times.fresh.push_back(sum_of(times.growing.back()));
