@@ -225,49 +225,62 @@ def annotate(axes, values, xs, ys, text, dark):
                           color="white" if dark(value) else "black")
 
 
+# What a panel of the r x k picture holds: tail, ranking, dense layers.
+GRID_PANELS = {("none", "softmax", "0"): "no tail, group ranked by the sum of weights",
+               ("none", "logit", "0"): "no tail, group ranked by the sum of logits",
+               ("mean", "softmax", "0"): "mean value in all layers",
+               ("mean", "softmax", "1"): "mean value, lowest layer dense"}
+
+
 def grid_cells(groups):
-    """SparQ without a tail, by text and context, then by ranking: {(k, r): group}."""
+    """SparQ by text and context, then by panel: {(k, r): group}."""
     found = defaultdict(lambda: defaultdict(dict))
     for g in of(groups, "bits"):
         name, o = parts(g["method"])
-        ranking = o.pop("ranking", "softmax")
-        if name == "sparq" and set(o) == {"r", "k", "tail"} and o["tail"] == "none":
-            found[g["text"], g["context"]][ranking][int(o["k"]), int(o["r"])] = g
+        panel = o.pop("tail", ""), o.pop("ranking", "softmax"), o.pop("dense_layers", "0")
+        if name == "sparq" and set(o) == {"r", "k"} and panel in GRID_PANELS:
+            found[g["text"], g["context"]][panel][int(o["k"]), int(o["r"])] = g
     return found
 
 
 def draw_grid(groups, folder):
-    """r x k, no tail, the text and context that have most of them; a panel for each ranking of
-    which there is more than a cell or two."""
+    """r x k, the text and context that have most of them; a panel for each choice of tail, ranking
+    and dense layers of which there is more than a cell or two. Colours end where those of SparQ
+    without a tail do."""
     found = grid_cells(groups)
     if not found:
         return
     case = max(found, key=lambda c: sum(map(len, found[c].values())))
-    panels = {name: cells for name, cells in found[case].items()
-              if name == "softmax" or len(cells) > 2}
+    panels = {panel: found[case][panel] for panel in GRID_PANELS if len(found[case][panel]) > 2}
+    if not panels:
+        return
     every = [g for cells in panels.values() for g in cells.values()]
     ks = sorted({k for cells in panels.values() for k, _ in cells})
     rs = sorted({r for cells in panels.values() for _, r in cells})
-    most = max(g["difference"]["mean"] for g in every)
+    most = max(g["difference"]["mean"] for panel, cells in panels.items()
+               for g in cells.values() if panel[0] == "none" or len(panels) == 1)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
     figure, all_axes = plt.subplots(
-        len(panels), 1, squeeze=False, layout="constrained",
-        figsize=(1.7 * len(ks) + 2, (0.9 * len(rs) + 0.8) * len(panels) + 0.8))
-    for axes, (name, cells) in zip(all_axes[:, 0], sorted(panels.items(), reverse=True)):
+        lines, columns, squeeze=False, layout="constrained",
+        figsize=((1.3 * len(ks) + 0.8) * columns + 0.8, (0.9 * len(rs) + 0.8) * lines + 0.8))
+    for axes in all_axes.flat[len(panels):]:
+        axes.set_axis_off()
+    for axes, (panel, cells) in zip(all_axes.flat, panels.items()):
         grid = [[max(cells[k, r]["difference"]["mean"], 0.0) if (k, r) in cells else math.nan
                  for k in ks] for r in rs]
         image = axes.imshow(grid, cmap="cividis_r", vmin=0, vmax=most, aspect="auto")
         annotate(axes, cells, ks, rs,
                  lambda g: f"{with_error(g['difference'], sign=True)}\n"
-                           f"{fewer(g['bytes'])} fewer bytes",
+                           f"{fewer(g['bytes'])} fewer",
                  lambda g: g["difference"]["mean"] > most / 2)
         axes.set_xticks(range(len(ks)), ks)
         axes.set_yticks(range(len(rs)), rs)
         axes.set(xlabel="k, tokens attended", ylabel="r, query components")
-        axes.set_title({"softmax": "group ranked by the sum of weights",
-                        "logit": "group ranked by the sum of logits"}[name], fontsize=10)
-    figure.suptitle(f"SparQ without a tail: bits per character over dense, {title(*case)}, "
+        axes.set_title(GRID_PANELS[panel], fontsize=10)
+    figure.suptitle(f"SparQ: bits per character over dense, and times fewer bytes; {title(*case)}, "
                     f"{examples_text(every)}", fontsize=10)
-    figure.colorbar(image, ax=all_axes[:, 0].tolist())
+    figure.colorbar(image, ax=all_axes.ravel().tolist(), extend="max")
     finish(figure, folder / "grid.png")
 
 
