@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -155,17 +155,23 @@ def byte_axis(axes):
 
 
 def scatter(axes, groups, value):
-    curve = sorted((g["bytes"], value(g)["mean"]) for g in groups
-                   if g["method"].startswith("tiers:tolerance") and value(g)["mean"] is not None)
+    """What there is a crowd of (the whole grid) gets small marks without error bars."""
+    shown = [g for g in groups if g["method"] not in ("dense", "ggml")
+             and value(g)["mean"] is not None and g["bytes"]]
+    count = Counter(family(g["method"]) for g in shown)
+    for g in sorted(shown, key=lambda g: -count[family(g["method"])]):  # few above many
+        name = family(g["method"])
+        colour, marker = FAMILIES[name]
+        crowd = count[name] > 25
+        axes.errorbar(g["bytes"], value(g)["mean"],
+                      yerr=None if crowd else value(g)["standard_error"] or 0.0,
+                      color=colour, marker=marker, markersize=4 if crowd else 7, linewidth=1,
+                      capsize=2, linestyle="none", alpha=0.55 if crowd else 1.0,
+                      markeredgecolor="white", markeredgewidth=0.3 if crowd else 0.5)
+    curve = sorted((g["bytes"], value(g)["mean"]) for g in shown
+                   if g["method"].startswith("tiers:tolerance"))
     if curve:
         axes.plot(*zip(*curve), color=FAMILIES["tiers"][0], linewidth=1)
-    for g in groups:
-        if g["method"] in ("dense", "ggml") or value(g)["mean"] is None or not g["bytes"]:
-            continue
-        colour, marker = FAMILIES[family(g["method"])]
-        axes.errorbar(g["bytes"], value(g)["mean"], yerr=value(g)["standard_error"] or 0.0,
-                      color=colour, marker=marker, markersize=7, linewidth=1, capsize=2,
-                      linestyle="none", markeredgecolor="white", markeredgewidth=0.5)
 
 
 def legend(figure, groups):
