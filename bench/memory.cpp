@@ -84,9 +84,17 @@ constexpr read_pattern patterns[] = {{1, "-", read_by<1, 0>},
                                      {4, "L1", read_by<4, 3>},
                                      {4, "L2", read_by<4, 2>}};
 
+// So much that what was read first is in no cache any longer.
+std::size_t uncached_bytes() {
+    constexpr std::size_t least = std::size_t{256} << 20, most = std::size_t{1} << 30;
+    const std::size_t cache = last_level_cache_bytes();
+    return cache == 0 ? most : std::clamp(2 * cache, least, most);
+}
+
 // Pieces as long as a segment's rows, of a block too large for a cache.
 read_pattern find_fastest_read() {
-    constexpr std::size_t piece = std::size_t{1} << 20, pieces = 128, rounds = 5;
+    constexpr std::size_t piece = std::size_t{1} << 20, rounds = 3;
+    const std::size_t pieces = uncached_bytes() / piece;
     auto* memory = static_cast<std::byte*>(::operator new(pieces * piece, std::align_val_t{4096}));
     std::fill_n(memory, pieces * piece, std::byte{1});
     const byte_span block(memory, pieces * piece);
@@ -131,10 +139,8 @@ std::size_t last_level_cache_bytes() {
 }
 
 cache_flusher::cache_flusher() {
-    constexpr std::size_t least = std::size_t{256} << 20, most = std::size_t{1} << 30;
     constexpr std::size_t piece = std::size_t{16} << 20;
-    const std::size_t cache = last_level_cache_bytes();
-    const std::size_t bytes = cache == 0 ? most : std::clamp(2 * cache, least, most);
+    const std::size_t bytes = uncached_bytes();
     buffer_.assign((bytes + piece - 1) / piece * piece, std::byte{1});
     for (std::size_t begin = 0; begin < buffer_.size(); begin += piece)
         pieces_.push_back(byte_span(buffer_).subspan(begin, piece));

@@ -24,7 +24,7 @@ struct read_pattern {
 
 /// The fastest of a few patterns here, which is what everything is measured against: one that
 /// is slower makes all look better. Which it is differs between processors, and between pages:
-/// the first call times all of them, half a second, with the pages chosen by then.
+/// the first call times all of them, a second, with the pages chosen by then.
 const read_pattern& fastest_read();
 
 /// Reads all of `spans` by the fastest pattern; with a pool each is a task.
