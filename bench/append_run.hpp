@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <memory>
 #include <span>
 #include <sparq/kv_cache.hpp>
 #include <vector>
@@ -74,18 +73,6 @@ inline double sum_of(const seconds& times) {
     double sum = 0;
     for (const double time : times) sum += std::max(0.0, time - clock);
     return sum;
-}
-
-/// Memory as the library's caches get it: aligned blocks, untouched.
-struct untouched_delete {
-    void operator()(std::byte* memory) const noexcept {
-        ::operator delete(memory, std::align_val_t{4096});
-    }
-};
-using untouched_bytes = std::unique_ptr<std::byte[], untouched_delete>;
-
-inline untouched_bytes allocate_untouched(std::size_t bytes) {
-    return untouched_bytes(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096})));
 }
 
 /// Bytes that one token writes: K, V and the d_h-major copy of K.

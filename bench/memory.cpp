@@ -11,8 +11,6 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
-#include <iterator>
-#include <limits>
 #include <new>
 #include <string>
 
@@ -79,10 +77,10 @@ std::uint64_t read_by(byte_span bytes) noexcept {
     return total;
 }
 
-constexpr read_pattern patterns[] = {{1, "-", read_by<1, 0>},
-                                     {4, "-", read_by<4, 0>},
-                                     {4, "L1", read_by<4, 3>},
-                                     {4, "L2", read_by<4, 2>}};
+constexpr read_pattern patterns[] = {{"1 stream, not asked for", read_by<1, 0>},
+                                     {"4 streams, not asked for", read_by<4, 0>},
+                                     {"4 streams, asked for into L1", read_by<4, 3>},
+                                     {"4 streams, asked for into L2", read_by<4, 2>}};
 
 // So much that what was read first is in no cache any longer.
 std::size_t uncached_bytes() {
@@ -91,42 +89,51 @@ std::size_t uncached_bytes() {
     return cache == 0 ? most : std::clamp(2 * cache, least, most);
 }
 
-// Pieces as long as a segment's rows, of a block too large for a cache.
-read_pattern find_fastest_read() {
-    constexpr std::size_t piece = std::size_t{1} << 20, rounds = 3;
-    const std::size_t pieces = uncached_bytes() / piece;
-    auto* memory = static_cast<std::byte*>(::operator new(pieces * piece, std::align_val_t{4096}));
-    std::fill_n(memory, pieces * piece, std::byte{1});
-    const byte_span block(memory, pieces * piece);
-    double least[std::size(patterns)];
-    std::fill(std::begin(least), std::end(least), std::numeric_limits<double>::infinity());
-    for (std::size_t round = 0; round < rounds; ++round)
-        for (std::size_t i = 0; i < std::size(patterns); ++i) {
-            const double start = processor_seconds();
-            for (std::size_t p = 0; p < pieces; ++p)
-                digest.fetch_xor(patterns[i].read(block.subspan(p * piece, piece)),
-                                 std::memory_order_relaxed);
-            least[i] = std::min(least[i], processor_seconds() - start);
-        }
-    ::operator delete(memory, std::align_val_t{4096});
-    return patterns[std::min_element(std::begin(least), std::end(least)) - std::begin(least)];
+std::vector<byte_span> pieces_of(byte_span bytes, std::size_t piece) {
+    std::vector<byte_span> pieces;
+    for (std::size_t begin = 0; begin < bytes.size(); begin += piece)
+        pieces.push_back(bytes.subspan(begin, std::min(piece, bytes.size() - begin)));
+    return pieces;
 }
 
-}  // namespace
-
-const read_pattern& fastest_read() {
-    static const read_pattern fastest = find_fastest_read();
-    return fastest;
-}
-
-std::uint64_t streaming_read(std::span<const byte_span> spans, thread_pool* pool) {
-    const auto read = [spans, pattern = fastest_read()](std::size_t i) noexcept {
+void read_all(const read_pattern& pattern, std::span<const byte_span> spans, thread_pool* pool) {
+    const auto read = [&](std::size_t i) noexcept {
         digest.fetch_xor(pattern.read(spans[i]), std::memory_order_relaxed);
     };
     if (pool != nullptr)
         (*pool)(spans.size(), read);
     else
         for (std::size_t i = 0; i < spans.size(); ++i) read(i);
+}
+
+// Pieces as long as a segment's rows, of a block too large for a cache.
+const read_pattern& find_fastest_read() {
+    constexpr std::size_t piece = std::size_t{1} << 20, rounds = 3;
+    const std::size_t bytes = uncached_bytes();
+    const untouched_bytes memory = allocate_untouched(bytes);
+    std::fill_n(memory.get(), bytes, std::byte{1});
+    const std::vector<byte_span> pieces = pieces_of({memory.get(), bytes}, piece);
+    const read_pattern* fastest = nullptr;
+    double least = 0;
+    for (std::size_t round = 0; round < rounds; ++round)
+        for (const read_pattern& pattern : patterns) {
+            const double start = processor_seconds();
+            read_all(pattern, pieces, nullptr);
+            const double time = processor_seconds() - start;
+            if (fastest == nullptr || time < least) fastest = &pattern, least = time;
+        }
+    return *fastest;
+}
+
+}  // namespace
+
+const read_pattern& fastest_read() {
+    static const read_pattern& fastest = find_fastest_read();
+    return fastest;
+}
+
+std::uint64_t streaming_read(std::span<const byte_span> spans, thread_pool* pool) {
+    read_all(fastest_read(), spans, pool);
     return digest;
 }
 
@@ -139,11 +146,8 @@ std::size_t last_level_cache_bytes() {
 }
 
 cache_flusher::cache_flusher() {
-    constexpr std::size_t piece = std::size_t{16} << 20;
-    const std::size_t bytes = uncached_bytes();
-    buffer_.assign((bytes + piece - 1) / piece * piece, std::byte{1});
-    for (std::size_t begin = 0; begin < buffer_.size(); begin += piece)
-        pieces_.push_back(byte_span(buffer_).subspan(begin, piece));
+    buffer_.assign(uncached_bytes(), std::byte{1});
+    pieces_ = pieces_of(buffer_, std::size_t{16} << 20);
 }
 
 void cache_flusher::operator()(thread_pool* pool) const { streaming_read(pieces_, pool); }

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <span>
 #include <sparq/kv_view.hpp>
 #include <vector>
@@ -17,8 +19,7 @@ using byte_span = std::span<const std::byte>;
 
 /// A way to read memory that does nothing else.
 struct read_pattern {
-    std::size_t streams;     ///< parts of the bytes that are read side by side
-    const char* prefetched;  ///< into what each stream is asked for 1 KB ahead: "L1", "L2" or "-"
+    const char* name;  ///< streams read side by side, and where to they are asked for 1 KB ahead
     std::uint64_t (*read)(byte_span) noexcept;  ///< returns a digest
 };
 
@@ -73,6 +74,18 @@ double processor_seconds() noexcept;
 double processor_clock_cost() noexcept;
 /// Seconds on the wall.
 double wall_seconds() noexcept;
+
+/// Memory as the library's caches get it: aligned blocks, untouched.
+struct untouched_delete {
+    void operator()(std::byte* memory) const noexcept {
+        ::operator delete(memory, std::align_val_t{4096});
+    }
+};
+using untouched_bytes = std::unique_ptr<std::byte[], untouched_delete>;
+
+inline untouched_bytes allocate_untouched(std::size_t bytes) {
+    return untouched_bytes(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096})));
+}
 
 /// From here on, aligned blocks of 4 MiB and more (the caches of the library) are put on
 /// 2 MiB boundaries and the system is asked for huge pages. Off unless called.

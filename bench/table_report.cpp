@@ -32,8 +32,7 @@ void print_machine(const speed_table& table) {
     std::printf("%s; %zu rounds; %zu MiB read before every call; caches of %zu MiB; %s pages\n",
                 date().c_str(), table.settings.rounds, table.flush.bytes() >> 20,
                 table.settings.cache_bytes >> 20, huge_pages_requested() ? "huge" : "default");
-    std::printf("roof: %zu streams, prefetched into %s\n", fastest_read().streams,
-                fastest_read().prefetched);
+    std::printf("roof: %s\n", fastest_read().name);
     std::printf("load %.2f at the end%s\n\n", load(),
                 load() > 1.3 ? ": OTHERS WERE RUNNING, the rows on two threads mean little" : "");
 }
@@ -116,8 +115,7 @@ void write_json(const speed_table& table) {
                       {"rounds", table.settings.rounds},
                       {"cache_bytes", table.settings.cache_bytes},
                       {"flush_bytes", table.flush.bytes()},
-                      {"roof_streams", fastest_read().streams},
-                      {"roof_prefetched", fastest_read().prefetched}};
+                      {"roof", fastest_read().name}};
     root["rows"] = json::array();
     for (const table_row& row : table.rows) root["rows"].push_back(json_of(row));
     root["times"] = json::array();

@@ -257,14 +257,16 @@ def draw_grid(groups, folder):
     if not found:
         return
     case = max(found, key=lambda c: sum(map(len, found[c].values())))
-    panels = {panel: found[case][panel] for panel in GRID_PANELS if len(found[case][panel]) > 2}
+    first, *_ = GRID_PANELS
+    panels = {panel: found[case][panel] for panel in GRID_PANELS
+              if len(found[case][panel]) > (0 if panel == first else 2)}
     if not panels:
         return
     every = [g for cells in panels.values() for g in cells.values()]
     ks = sorted({k for cells in panels.values() for k, _ in cells})
     rs = sorted({r for cells in panels.values() for _, r in cells})
-    most = max(g["difference"]["mean"] for panel, cells in panels.items()
-               for g in cells.values() if panel[0] == "none" or len(panels) == 1)
+    plain = [g for panel in panels if panel[0] == "none" for g in panels[panel].values()]
+    most = max(g["difference"]["mean"] for g in plain or every)
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure, all_axes = plt.subplots(

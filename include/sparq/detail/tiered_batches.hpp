@@ -74,19 +74,15 @@ class tiered_batches : public tiered_reads<Arch, T> {
                                                          kernels::weight_histogram::edge(edge));
         };
         while (edge != 0 && reached() < n) --edge;  // the histogram may be an estimate
+        const bool all = edge == 0;
         steps::code_row_prefetch<T> ask(view_, g_);
-        if (edge != 0)
-            return keep_best(
-                tokens,
-                kernels::collect_certain<Arch>(s_.greatest, scanned_,
-                                               kernels::weight_histogram::edge(edge), tokens, ask),
-                n);
-        const std::size_t count =
-            keep_best(tokens,
-                      kernels::collect_certain<Arch>(s_.greatest, scanned_, 0.0f, tokens,
-                                                     kernels::ignore_candidate{}),
-                      n);
-        for (std::size_t j = 0; j < count; ++j) ask(tokens[j]);
+        const std::size_t found = kernels::collect_certain<Arch>(
+            s_.greatest, scanned_, all ? 0.0f : kernels::weight_histogram::edge(edge), tokens,
+            [&](std::size_t token) {
+                if (!all) ask(token);
+            });
+        const std::size_t count = keep_best(tokens, found, n);
+        for (std::size_t j = 0; all && j < count; ++j) ask(tokens[j]);
         return count;
     }
     /// The n tokens behind those that were not scanned are A.
