@@ -74,8 +74,8 @@ def section(measured):
     head = (f"One thread of an {machine['cpu']} ({machine['instruction_set']}, a shared virtual "
             f"machine, load {machine['load']:.1f}), {machine['compiler']}, {machine['date']}, "
             f"{machine['pages']} pages, k = 128, mean-value tail, caches of "
-            f"{method['cache_bytes'] >> 20} MiB, L3 flushed before every call, medians of "
-            f"{method['rounds']} interleaved rounds (`sh bench/run.sh{option}`; then "
+            f"{method['cache_bytes'] >> 20} MiB, L3 flushed before every call, roof: "
+            f"{method['roof']}; medians of {method['rounds']} interleaved rounds (`sh bench/run.sh{option}`; then "
             f"`bench/readme_table.py build/bench/speed_table.json` writes this table):")
     columns = ["S", "d_h", "G", "type", "r", "dense, share of roof", "SparQ, share of roof",
                "dense, µs a KV head", "SparQ, µs", "SparQ time, of dense", "bytes, of dense",
