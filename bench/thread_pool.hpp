@@ -25,7 +25,7 @@ class thread_pool {
         for (std::thread& worker : workers_) worker.join();
     }
 
-    [[nodiscard]] std::size_t threads() const noexcept { return workers_.size() + 1; }
+    [[nodiscard]] std::size_t workers() const noexcept { return workers_.size() + 1; }
 
     template <class Body>
     void operator()(std::size_t count, const Body& body) {

@@ -40,6 +40,11 @@ struct shuffled_threads {
     }
 };
 
+/// The same, saying how many threads there are.
+struct counted_threads : shuffled_threads {
+    [[nodiscard]] size_t workers() const noexcept { return threads; }
+};
+
 struct backwards {
     template <class Body>
     void operator()(size_t count, const Body& body) const {
@@ -53,11 +58,12 @@ struct setting {
     sparq::sparq_params params;
 };
 
-/// One head and many, a chunk and several.
+/// One head and many, a chunk and several, heads that go round evenly and not.
 std::vector<setting> settings() {
     std::vector<setting> all;
     for (test::shape dims : {test::shape{1, 2, 16, 16, 20000}, test::shape{5, 1, 32, 32, 700},
-                             test::shape{3, 2, 16, 16, 9000}, test::shape{70, 1, 8, 8, 300}}) {
+                             test::shape{3, 2, 16, 16, 9000}, test::shape{70, 1, 8, 8, 300},
+                             test::shape{5, 1, 8, 8, 5000}, test::shape{17, 1, 8, 8, 2100}}) {
         test::problem p = test::make_problem(dims, 91);
         auto cache = test::make_cache<half>(p);
         all.push_back({std::move(p),
@@ -95,6 +101,93 @@ TEST_CASE("any order of tasks on any number of threads gives the same bits", "[e
     check_executor(backwards{});
     for (size_t threads : test::sizes{1, 2, 3, 8})
         check_executor(shuffled_threads{threads, 900 + threads});
+}
+
+TEST_CASE("an executor that says how many workers it has gives the same bits", "[executor]") {
+    for (size_t threads : test::sizes{1, 2, 3, 4, 8, 64})
+        check_executor(counted_threads{{threads, 950 + threads}});
+}
+
+TEST_CASE("workers take heads whole as far as they go round, and share the others", "[executor]") {
+    // What becomes of each head, and in what order.
+    struct recorder {
+        size_t heads_, chunks_;
+        std::atomic<int>* prepared;
+        std::atomic<int>* scanned;
+        std::atomic<int>* ranked;
+        std::atomic<int>* finished;
+        std::atomic<int>* whole;
+        std::atomic<int>* faults;
+
+        [[nodiscard]] size_t heads() const noexcept { return heads_; }
+        [[nodiscard]] size_t seq_len() const noexcept { return 2048 * chunks_; }
+        [[nodiscard]] size_t chunks() const noexcept { return chunks_; }
+        [[nodiscard]] size_t scratch_bytes() const noexcept { return 64; }
+        void prepare(size_t g, std::byte* block) const noexcept {
+            ++prepared[g];
+            *reinterpret_cast<size_t*>(block) = g;
+        }
+        void check(size_t g, const std::byte* block) const noexcept {
+            if (prepared[g] != 1 || *reinterpret_cast<const size_t*>(block) != g) ++*faults;
+        }
+        void chunk(size_t g, std::byte* block, size_t) const noexcept {
+            check(g, block);
+            ++scanned[g];
+        }
+        void all_chunks(size_t g, std::byte* block) const noexcept {
+            check(g, block);
+            scanned[g] += static_cast<int>(chunks_);
+            ranked[g] += static_cast<int>(chunks_);
+            ++*whole;
+        }
+        [[nodiscard]] bool ranks() const noexcept { return true; }
+        void rank(size_t g, std::byte* block, size_t) const noexcept {
+            check(g, block);
+            if (scanned[g] != static_cast<int>(chunks_)) ++*faults;
+            ++ranked[g];
+        }
+        void finish(size_t g, std::byte* block) const noexcept {
+            check(g, block);
+            if (ranked[g] != static_cast<int>(chunks_)) ++*faults;
+            ++finished[g];
+        }
+    };
+    for (size_t heads : test::sizes{1, 2, 3, 5, 8, 17, 70})
+        for (size_t workers : test::sizes{1, 2, 3, 4, 8})
+            for (size_t chunks : test::sizes{1, 3}) {
+                INFO(heads << " heads of " << chunks << " chunks, workers " << workers);
+                std::vector<std::atomic<int>> counts(4 * heads);
+                std::atomic<int> whole{0}, faults{0};
+                std::atomic<int>* const of = counts.data();
+                const recorder tasks{heads,          chunks,         of,     of + heads,
+                                     of + 2 * heads, of + 3 * heads, &whole, &faults};
+                std::vector<std::byte> memory(64 * heads);
+                const auto check = [&](size_t want_whole) {
+                    CHECK(faults == 0);
+                    CHECK(static_cast<size_t>(whole) == want_whole);
+                    for (size_t g = 0; g < heads; ++g) {
+                        CHECK(counts[heads + g] == static_cast<int>(chunks));
+                        CHECK(counts[3 * heads + g] == 1);
+                    }
+                    for (auto& count : counts) count = 0;
+                    whole = 0;
+                };
+                const size_t even =
+                    chunks == 1 || heads >= 8 * workers ? heads : heads / workers * workers;
+                const counted_threads executor{{workers, 970}};
+                sparq::detail::run_tasks(tasks, memory.data(), executor);
+                check(heads > 64 ? heads : even);
+
+                std::barrier sync(static_cast<std::ptrdiff_t>(workers));
+                std::vector<std::thread> pool;
+                for (size_t ith = 0; ith < workers; ++ith)
+                    pool.emplace_back([&, ith] {
+                        auto meet = [&] { sync.arrive_and_wait(); };
+                        sparq::detail::run_share(tasks, memory.data(), ith, workers, meet);
+                    });
+                for (std::thread& thread : pool) thread.join();
+                check(even);
+            }
 }
 
 #ifdef SPARQ_TEST_OPENMP

@@ -24,6 +24,7 @@
 #include <sparq/detail/row_kernels.hpp>
 #include <sparq/detail/simd.hpp>
 #include <sparq/detail/sparq_tasks.hpp>
+#include <sparq/detail/task_phases.hpp>
 #include <sparq/detail/tiered_tasks.hpp>
 #include <sparq/kernels/convert.hpp>
 #include <sparq/kernels/encode_codes.hpp>
@@ -78,10 +79,17 @@ struct tasks_in_state {
                       std::size_t c) noexcept {
         in(state).chunk(g, scratch, c);
     }
+    static void rank(const std::byte* state, std::size_t g, std::byte* scratch,
+                     std::size_t c) noexcept {
+        rank_chunk(in(state), g, scratch, c);
+    }
+    static void all_chunks(const std::byte* state, std::size_t g, std::byte* scratch) noexcept {
+        run_all_chunks(in(state), g, scratch);
+    }
     static void finish(const std::byte* state, std::size_t g, std::byte* scratch) noexcept {
         in(state).finish(g, scratch);
     }
-    static constexpr task_calls calls{prepare, chunk, finish};
+    static constexpr task_calls calls{prepare, chunk, rank, all_chunks, finish};
 };
 
 template <class T, class Label>

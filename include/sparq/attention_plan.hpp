@@ -5,8 +5,8 @@
 //   // then on each of nth threads:
 //   plan.run(ith, nth, barrier);
 //
-// Heads are shared out whole when they go round evenly; otherwise the chunks of all
-// heads are, with two barriers: so three heads feed eight threads.
+// Heads are taken whole as far as they go round evenly; the others are shared, chunk by chunk,
+// with two or three barriers: so three heads feed eight threads.
 #pragma once
 
 #include <cstddef>
@@ -44,8 +44,8 @@ class attention_plan {
     /// Does the share of thread ith of nth; all nth threads call it, then the result is
     /// there. Allocates nothing, throws nothing but what barrier throws.
     ///
-    /// @param barrier  called as barrier() by every thread the same number of times (0 or
-    ///                 2): returns when all nth threads have called it
+    /// @param barrier  called as barrier() by every thread the same number of times (0, 2 or
+    ///                 3): returns when all nth threads have called it
     template <class Barrier>
     void run(std::size_t ith, std::size_t nth, Barrier&& barrier) const {
         std::visit([&](const auto& tasks) { detail::run_share(tasks, memory_, ith, nth, barrier); },

@@ -121,4 +121,13 @@ inline constexpr std::size_t attend_block_heads = 8;
 /// who computed what.
 inline constexpr std::size_t chunk_tokens = 8192;
 
+/// Tokens that are scanned as a task of their own where threads share a head: a quarter of the
+/// history, so that a few heads can be shared evenly, but runs that are worth reading.
+/// @param run  tokens scanned as one run where a head is not shared
+SPARQ_PER_ISA constexpr std::size_t shared_chunk_tokens(std::size_t tokens,
+                                                        std::size_t run) noexcept {
+    constexpr std::size_t least = 4096;
+    return std::clamp(std::bit_floor(tokens / 4), least, run);
+}
+
 SPARQ_NAMESPACE_END

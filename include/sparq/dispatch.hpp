@@ -118,6 +118,7 @@ class dispatched_tasks {
     [[nodiscard]] bool heads_take_turns() const noexcept {
         return detail::heads_take_turns(outline_);
     }
+    [[nodiscard]] std::size_t seq_len() const noexcept { return outline_.seq_len(); }
     [[nodiscard]] std::size_t chunks() const noexcept { return outline_.chunks(); }
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
     void begin_report() const { outline_.begin_report(); }
@@ -127,6 +128,13 @@ class dispatched_tasks {
     }
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
         calls_->chunk(state_, g, scratch, c);
+    }
+    [[nodiscard]] bool ranks() const noexcept { return detail::ranks(outline_); }
+    void rank(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
+        calls_->rank(state_, g, scratch, c);
+    }
+    void all_chunks(std::size_t g, std::byte* scratch) const noexcept {
+        calls_->all_chunks(state_, g, scratch);
     }
     void finish(std::size_t g, std::byte* scratch) const noexcept {
         calls_->finish(state_, g, scratch);

@@ -5,6 +5,9 @@
 // each i in 0 .. count - 1, in any order, on any threads, and returns when all are done.
 // body does not throw. The library starts no threads; the result has the same bits
 // under every executor. Adaptors: sparq/openmp.hpp, sparq/onetbb.hpp.
+//
+// An executor may also offer workers() const noexcept, a std::size_t: how many tasks it runs at
+// a time. Heads are then taken whole as far as they go round evenly, and the others shared.
 #pragma once
 
 #include <concepts>

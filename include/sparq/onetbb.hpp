@@ -9,6 +9,7 @@
 #include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/partitioner.h>
+#include <oneapi/tbb/task_arena.h>
 
 #include <cstddef>
 
@@ -20,6 +21,10 @@ SPARQ_NAMESPACE_BEGIN
 /// all are done. The arena decides the number of threads: call inside
 /// oneapi::tbb::task_arena::execute to choose it.
 struct onetbb_executor {
+    [[nodiscard]] std::size_t workers() const noexcept {
+        return static_cast<std::size_t>(oneapi::tbb::this_task_arena::max_concurrency());
+    }
+
     template <class Body>
     void operator()(std::size_t count, const Body& body) const {
         using range = oneapi::tbb::blocked_range<std::size_t>;

@@ -26,11 +26,17 @@ struct openmp_executor {
     /// Threads of the team; 0 or less: what OpenMP would take (OMP_NUM_THREADS).
     int threads = 0;
 
+    [[nodiscard]] std::size_t workers() const noexcept { return static_cast<std::size_t>(team()); }
+
     template <class Body>
     void operator()(std::size_t count, const Body& body) const {
-        const int team = threads > 0 ? threads : omp_get_max_threads();
-#pragma omp parallel for schedule(dynamic) num_threads(team)
+#pragma omp parallel for schedule(dynamic) num_threads(team())
         for (std::size_t i = 0; i < count; ++i) body(i);
+    }
+
+   private:
+    [[nodiscard]] int team() const noexcept {
+        return threads > 0 ? threads : omp_get_max_threads();
     }
 };
 

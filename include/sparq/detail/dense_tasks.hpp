@@ -66,6 +66,7 @@ class dense_tasks {
     }
 
     [[nodiscard]] std::size_t heads() const noexcept { return request_.view.heads_kv(); }
+    [[nodiscard]] std::size_t seq_len() const noexcept { return request_.view.seq_len(); }
     [[nodiscard]] std::size_t chunks() const noexcept { return chunks_; }
     [[nodiscard]] bool heads_take_turns() const noexcept { return chunk_ != chunk_tokens; }
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }

@@ -1,16 +1,5 @@
 // SPDX-License-Identifier: MIT
 // How the tasks of a call are run: a head as one task, or its chunks side by side.
-//
-// Tasks offer, all noexcept:
-//   heads(), chunks()             how many KV heads, and chunks of tokens in each
-//   scratch_bytes()               of one block of scratch
-//   prepare(g, scratch)           once a head
-//   chunk(g, scratch, c)          each chunk, in any order, after prepare
-//   finish(g, scratch)            after all chunks
-//   heads_take_turns()            may be missing: whether a chunk of every head comes before
-//                                 the next chunk of any
-// What a chunk leaves in the scratch depends on g and c only, and finish merges in
-// ascending order: so the result has the same bits whichever way it is run.
 #pragma once
 
 #include <atomic>
@@ -22,6 +11,7 @@
 
 #include "../config.hpp"
 #include "../executor.hpp"
+#include "task_phases.hpp"
 
 SPARQ_NAMESPACE_BEGIN
 namespace detail {
@@ -63,14 +53,6 @@ class scratch_pool {
     std::atomic<std::uint64_t> free_;
 };
 
-template <class Tasks>
-SPARQ_PER_ISA bool heads_take_turns(const Tasks& tasks) noexcept {
-    if constexpr (requires { tasks.heads_take_turns(); })
-        return tasks.heads_take_turns() && tasks.chunks() > 1;
-    else
-        return false;
-}
-
 /// Chunk i of those of all heads, in the order that reads memory best.
 template <class Tasks>
 SPARQ_PER_ISA void run_chunk(const Tasks& tasks, std::byte* memory, std::size_t i) noexcept {
@@ -80,15 +62,44 @@ SPARQ_PER_ISA void run_chunk(const Tasks& tasks, std::byte* memory, std::size_t 
     tasks.chunk(g, memory + g * tasks.scratch_bytes(), c);
 }
 
+/// Its rank, where ranks().
+template <class Tasks>
+SPARQ_PER_ISA void run_rank(const Tasks& tasks, std::byte* memory, std::size_t i) noexcept {
+    const std::size_t g = i / tasks.chunks(), c = i % tasks.chunks();
+    if constexpr (requires { tasks.ranks(); }) tasks.rank(g, memory + g * tasks.scratch_bytes(), c);
+}
+
 template <class Tasks>
 SPARQ_PER_ISA void run_head(const Tasks& tasks, std::size_t g, std::byte* scratch) noexcept {
     tasks.prepare(g, scratch);
-    for (std::size_t c = 0; c < tasks.chunks(); ++c) tasks.chunk(g, scratch, c);
+    run_all_chunks(tasks, g, scratch);
     tasks.finish(g, scratch);
 }
 
-/// Fewer heads than this are split into chunks, where an executor may have more workers.
-inline constexpr std::size_t split_below_heads = 16;
+/// Fewer heads than this are shared where nobody says how many workers there are.
+inline constexpr std::size_t shared_below_heads = 16;
+
+/// How many heads `workers` take whole, as many each; the chunks of the others are shared.
+/// @param workers  0: not known
+template <class Tasks>
+SPARQ_PER_ISA std::size_t whole_heads(const Tasks& tasks, std::size_t workers) noexcept {
+    const std::size_t heads = tasks.heads();
+    if (heads_take_turns(tasks)) return 0;
+    if (tasks.chunks() == 1) return heads;
+    if (workers == 0)
+        return heads >= shared_below_heads || tasks.seq_len() <= chunk_tokens ? heads : 0;
+    return heads >= 8 * workers ? heads : heads / workers * workers;
+}
+
+template <class Executor>
+SPARQ_PER_ISA std::size_t workers_of(const Executor& executor) noexcept {
+    if constexpr (std::is_same_v<std::remove_cv_t<Executor>, serial_executor>)
+        return 1;
+    else if constexpr (requires { std::size_t{executor.workers()}; })
+        return executor.workers();
+    else
+        return 0;
+}
 
 template <class Tasks>
 SPARQ_PER_ISA std::size_t scratch_blocks(const Tasks& tasks) noexcept {
@@ -98,41 +109,51 @@ SPARQ_PER_ISA std::size_t scratch_blocks(const Tasks& tasks) noexcept {
 /// @param memory  scratch_blocks() blocks of scratch_bytes()
 template <class Tasks, class Executor>
 SPARQ_PER_ISA void run_tasks(const Tasks& tasks, std::byte* memory, Executor& executor) {
-    scratch_pool pool(memory, tasks.scratch_bytes(), scratch_blocks(tasks));
-    constexpr bool serial = std::is_same_v<std::remove_cv_t<Executor>, serial_executor>;
-    const bool turns = heads_take_turns(tasks) && tasks.heads() <= scratch_pool::most_blocks;
-    if (!turns && (serial || tasks.chunks() == 1 || tasks.heads() >= split_below_heads)) {
-        executor(tasks.heads(), [&](std::size_t g) noexcept {
-            const std::size_t i = pool.acquire();
-            run_head(tasks, g, pool.block(i));
-            pool.release(i);
-        });
-        return;
-    }
-    for (std::size_t g = 0; g < tasks.heads(); ++g) tasks.prepare(g, pool.block(g));
-    executor(tasks.heads() * tasks.chunks(),
-             [&](std::size_t i) noexcept { run_chunk(tasks, memory, i); });
-    executor(tasks.heads(), [&](std::size_t g) noexcept { tasks.finish(g, pool.block(g)); });
+    const std::size_t heads = tasks.heads(), blocks = scratch_blocks(tasks);
+    const std::size_t whole = blocks < heads ? heads : whole_heads(tasks, workers_of(executor));
+    // Heads that are shared keep blocks of their own, the last ones.
+    scratch_pool pool(memory, tasks.scratch_bytes(), whole < blocks ? whole : blocks);
+    executor(heads, [&](std::size_t g) noexcept {
+        if (g >= whole) return tasks.prepare(g, pool.block(g));
+        const std::size_t i = pool.acquire();
+        run_head(tasks, g, pool.block(i));
+        pool.release(i);
+    });
+    if (whole == heads) return;
+    const std::size_t first = whole * tasks.chunks();
+    executor(heads * tasks.chunks() - first,
+             [&](std::size_t i) noexcept { run_chunk(tasks, memory, first + i); });
+    if (ranks(tasks))
+        executor(heads * tasks.chunks() - first,
+                 [&](std::size_t i) noexcept { run_rank(tasks, memory, first + i); });
+    executor(heads - whole,
+             [&](std::size_t i) noexcept { tasks.finish(whole + i, pool.block(whole + i)); });
 }
 
 /// The share of thread ith of nth; `memory` holds one block a head. Every thread calls
-/// barrier() the same number of times: twice, or never when the heads go round evenly.
+/// barrier() the same number of times: two or three, or none when the heads go round evenly.
 template <class Tasks, class Barrier>
 SPARQ_PER_ISA void run_share(const Tasks& tasks, std::byte* memory, std::size_t ith,
                              std::size_t nth, Barrier& barrier) {
-    const std::size_t heads = tasks.heads(), total = heads * tasks.chunks();
+    const std::size_t heads = tasks.heads(), whole = whole_heads(tasks, nth);
     const auto block = [&](std::size_t g) { return memory + g * tasks.scratch_bytes(); };
-    const bool whole = tasks.chunks() == 1 || heads % nth == 0 || heads >= 8 * nth;
-    if (whole && !heads_take_turns(tasks)) {
+    if (whole == heads) {
         for (std::size_t g = ith; g < heads; g += nth) run_head(tasks, g, block(ith));
         return;
     }
-    for (std::size_t g = ith; g < heads; g += nth) tasks.prepare(g, block(g));
+    // The heads to be shared are prepared first: the others are done while one waits for it.
+    for (std::size_t g = whole + ith; g < heads; g += nth) tasks.prepare(g, block(g));
+    for (std::size_t g = ith; g < whole; g += nth) run_head(tasks, g, block(ith));
     barrier();
-    const std::size_t end = total * (ith + 1) / nth;
-    for (std::size_t i = total * ith / nth; i < end; ++i) run_chunk(tasks, memory, i);
+    const std::size_t first = whole * tasks.chunks(), total = heads * tasks.chunks() - first;
+    const std::size_t begin = first + total * ith / nth, end = first + total * (ith + 1) / nth;
+    for (std::size_t i = begin; i < end; ++i) run_chunk(tasks, memory, i);
     barrier();
-    for (std::size_t g = ith; g < heads; g += nth) tasks.finish(g, block(g));
+    if (ranks(tasks)) {
+        for (std::size_t i = begin; i < end; ++i) run_rank(tasks, memory, i);
+        barrier();
+    }
+    for (std::size_t g = whole + ith; g < heads; g += nth) tasks.finish(g, block(g));
 }
 
 }  // namespace detail

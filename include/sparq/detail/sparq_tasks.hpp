@@ -3,6 +3,7 @@
 // read in that order they are Algorithm 1 of the paper, one call a step.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,8 +20,8 @@ namespace detail {
 
 template <class Arch, class T, class Label>
 class sparq_tasks {
-    /// Tokens of a chunk.
-    static constexpr std::size_t task_tokens = std::max(chunk_tokens, steps::scan_tokens<Label>);
+    /// Tokens scanned as one run where a head is not shared.
+    static constexpr std::size_t run_tokens = std::max(chunk_tokens, steps::scan_tokens<Label>);
 
    public:
     /// @param params  checked, with k < seq_len
@@ -28,13 +29,15 @@ class sparq_tasks {
         : request_(request),
           params_(params),
           tokens_(request.view.seq_len()),
-          chunks_((tokens_ + task_tokens - 1) / task_tokens),
+          chunk_(shared_chunk_tokens(tokens_, run_tokens)),
+          chunks_((tokens_ + chunk_ - 1) / chunk_),
           mean_tail_(steps::uses_mean_value(params.tail, request.group)),
           weights_wanted_(request.group > 1 && params.ranking != group_ranking::logit_sum) {
         lay_out();
     }
 
     [[nodiscard]] std::size_t heads() const noexcept { return request_.view.heads_kv(); }
+    [[nodiscard]] std::size_t seq_len() const noexcept { return tokens_; }
     [[nodiscard]] std::size_t chunks() const noexcept { return chunks_; }
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
 
@@ -68,9 +71,24 @@ class sparq_tasks {
         }
     }
 
-    /// s-hat of a chunk of tokens.
+    /// s-hat of a chunk of tokens. The bits do not depend on where chunks begin
+    /// (steps::block_states).
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
-        scan(g, scratch, c, weights_wanted_);
+        scan(g, scratch, c * chunk_, std::min(tokens_, (c + 1) * chunk_), weights_wanted_);
+    }
+    /// With several query heads: the sum of their s-hat, chunk by chunk once all are scanned. A
+    /// thread that has scanned a chunk has its scores at hand.
+    [[nodiscard]] bool ranks() const noexcept { return weights_wanted_; }
+    void rank(std::size_t /*g*/, std::byte* scratch, std::size_t c) const noexcept {
+        const std::size_t begin = c * chunk_, end = std::min(tokens_, begin + chunk_);
+        steps::rank_blocks<Arch>(scanned(scratch, true, c), begin / score_block_tokens,
+                                 (end + score_block_tokens - 1) / score_block_tokens);
+    }
+    void all_chunks(std::size_t g, std::byte* scratch) const noexcept {
+        scan_all(g, scratch, weights_wanted_);
+        if (!weights_wanted_) return;
+        const steps::scanned_tokens tokens = scanned(scratch, true);
+        steps::rank_blocks<Arch>(tokens, 0, tokens.scan.blocks());
     }
 
     /// i2, alpha, s and y.
@@ -96,13 +114,16 @@ class sparq_tasks {
     }
 
    private:
-    void scan(std::size_t g, std::byte* scratch, std::size_t c, bool as_weights) const noexcept {
-        const std::size_t begin = c * task_tokens;
+    void scan(std::size_t g, std::byte* scratch, std::size_t begin, std::size_t end,
+              bool as_weights) const noexcept {
         steps::scan_chunk<Arch>(request_.view, g,
                                 {at<float>(scratch, scan_weights_), request_.group, params_.r,
                                  at<std::uint32_t>(scratch, components_)},
-                                begin, std::min(tokens_, begin + task_tokens),
-                                scanned(scratch, as_weights).scan);
+                                begin, end, scanned(scratch, as_weights).scan);
+    }
+    void scan_all(std::size_t g, std::byte* scratch, bool as_weights) const noexcept {
+        for (std::size_t begin = 0; begin < tokens_; begin += run_tokens)
+            scan(g, scratch, begin, std::min(tokens_, begin + run_tokens), as_weights);
     }
 
     /// i2, and the rows of K and V asked for as soon as they are candidates. Weights that
@@ -113,11 +134,10 @@ class sparq_tasks {
         float* top_k = at<float>(scratch, top_k_);
         auto* chosen = at<std::uint32_t>(scratch, chosen_);
         steps::scanned_tokens tokens = scanned(scratch, weights_wanted_);
-        steps::merge_scan<Arch>(tokens);
+        if (!weights_wanted_) steps::merge_blocks<Arch>(tokens.scan, tokens.log_sum_exp);
         if (steps::select_scanned<Arch>(tokens, params_.k, params_.local, top_k, chosen, candidate))
             return tokens;
-        if (weights_wanted_)
-            for (std::size_t c = 0; c < chunks_; ++c) scan(g, scratch, c, false);
+        if (weights_wanted_) scan_all(g, scratch, false);
         tokens = scanned(scratch, false);
         steps::select_for_group<Arch>(tokens.logits(), params_.ranking, params_.k, params_.local,
                                       tokens.ranking, top_k, chosen);
@@ -137,13 +157,14 @@ class sparq_tasks {
         request_.report_head(g, h, covered, kernels::log_sum_exp(result.state[h]));
     }
 
-    [[nodiscard]] steps::scanned_tokens scanned(std::byte* scratch,
-                                                bool as_weights) const noexcept {
+    /// @param chunk  whose copy of log_sum_exp is meant; they are the same
+    [[nodiscard]] steps::scanned_tokens scanned(std::byte* scratch, bool as_weights,
+                                                std::size_t chunk = 0) const noexcept {
         float* maxima = at<float>(scratch, maxima_);
         return {{at<float>(scratch, scores_), request_.group, tokens_, tokens_,
                  at<float>(scratch, maximum_), at<float>(scratch, sum_),
                  request_.group == 1 ? maxima : nullptr, as_weights},
-                at<float>(scratch, log_sum_exp_),
+                at<float>(scratch, log_sum_exp_) + chunk * request_.group,
                 at<float>(scratch, factors_),
                 at<float>(scratch, ranking_),
                 maxima};
@@ -162,7 +183,7 @@ class sparq_tasks {
         sum_ = layout.take<float>(checked_product("q", group, blocks));
         factors_ = layout.take<float>(weights_wanted_ ? checked_product("q", group, blocks) : 0);
         maxima_ = layout.take<float>(checked_product("q", maxima_per_block, blocks));
-        log_sum_exp_ = layout.take<float>(group);
+        log_sum_exp_ = layout.take<float>(checked_product("q", group, chunks_));
         partial_ = layout.take<float>(steps::partial_floats<Arch>(group, value_dim));
         sums_ = layout.take<double>(value_dim);
         mean_ = layout.take<float>(value_dim);
@@ -181,7 +202,7 @@ class sparq_tasks {
 
     attention_request<T, Label> request_;
     sparq_params params_;
-    std::size_t tokens_, chunks_;
+    std::size_t tokens_, chunk_, chunks_;
     bool mean_tail_, weights_wanted_;
     // Offsets into a block of scratch.
     std::size_t queries_ = 0, components_ = 0, component_scratch_ = 0, scan_weights_ = 0;

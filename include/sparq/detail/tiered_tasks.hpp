@@ -21,6 +21,10 @@ namespace detail {
 
 template <class Arch, class T>
 class tiered_tasks {
+    /// Tokens scanned as one run where a head is not shared.
+    static constexpr std::size_t run_tokens =
+        std::max(chunk_tokens, steps::scan_tokens<int2_label>);
+
    public:
     /// @param params  checked
     tiered_tasks(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
@@ -29,10 +33,12 @@ class tiered_tasks {
           view_(view),
           params_(params),
           channels_(params.scan_channels != 0 ? params.scan_channels : (view.head_dim() + 3) / 4),
-          chunks_((view.seq_len() + chunk_tokens - 1) / chunk_tokens),
+          chunk_(shared_chunk_tokens(view.seq_len(), run_tokens)),
+          chunks_((view.seq_len() + chunk_ - 1) / chunk_),
           layout_(request.group, view.head_dim(), view.value_dim(), view.seq_len()) {}
 
     [[nodiscard]] std::size_t heads() const noexcept { return view_.heads_kv(); }
+    [[nodiscard]] std::size_t seq_len() const noexcept { return view_.seq_len(); }
     [[nodiscard]] std::size_t chunks() const noexcept { return chunks_; }
     [[nodiscard]] std::size_t scratch_bytes() const noexcept { return layout_.bytes(); }
 
@@ -52,15 +58,16 @@ class tiered_tasks {
         *s.scan = {chosen.r, chosen.noise};
     }
 
-    /// Scanned logits of a chunk of tokens, as far as they have labels.
+    /// Scanned logits of a chunk of tokens, as far as they have labels. The bits do not depend
+    /// on where chunks begin (steps::block_states).
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
-        const tiered_scratch s = layout_.at(scratch);
-        const std::size_t scanned = labelled(g), begin = c * chunk_tokens;
-        if (begin >= scanned) return;
-        steps::scan_chunk<Arch>(
-            view_.rows(), g, {s.scan_weights, request_.group, s.scan->channels, s.channels}, begin,
-            std::min(scanned, begin + chunk_tokens),
-            {s.scores, request_.group, view_.seq_len(), scanned, s.maximum, s.sum, nullptr, true});
+        const std::size_t scanned = labelled(g);
+        scan(g, scratch, c * chunk_, std::min(scanned, (c + 1) * chunk_), scanned);
+    }
+    void all_chunks(std::size_t g, std::byte* scratch) const noexcept {
+        const std::size_t scanned = labelled(g);
+        for (std::size_t begin = 0; begin < scanned; begin += run_tokens)
+            scan(g, scratch, begin, std::min(scanned, begin + run_tokens), scanned);
     }
 
     void finish(std::size_t g, std::byte* scratch) const noexcept {
@@ -74,6 +81,17 @@ class tiered_tasks {
     }
 
    private:
+    /// Of tokens [begin, end) of the `scanned` ones, if there are any.
+    void scan(std::size_t g, std::byte* scratch, std::size_t begin, std::size_t end,
+              std::size_t scanned) const noexcept {
+        if (begin >= end) return;
+        const tiered_scratch s = layout_.at(scratch);
+        steps::scan_chunk<Arch>(
+            view_.rows(), g, {s.scan_weights, request_.group, s.scan->channels, s.channels}, begin,
+            end,
+            {s.scores, request_.group, view_.seq_len(), scanned, s.maximum, s.sum, nullptr, true});
+    }
+
     /// What the heads of a run have read so far.
     struct byte_sums {
         std::size_t scan = 0, selected = 0, heads = 0;
@@ -132,7 +150,7 @@ class tiered_tasks {
     attention_request<T, int2_label> request_;
     tiered_view<T> view_;
     tiered_params params_;
-    std::size_t channels_, chunks_;
+    std::size_t channels_, chunk_, chunks_;
     tiered_layout<Arch> layout_;
     mutable byte_sums sums_;
 };

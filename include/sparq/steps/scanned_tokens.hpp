@@ -38,40 +38,44 @@ struct scanned_tokens {
     }
 };
 
-/// log_sum_exp and, where the scan left weights, their factors.
+/// What threads need that rank blocks [begin, end) of a scan that left weights, once all of it is
+/// there: log_sum_exp, in a place of their own where several rank at a time, and these blocks'
+/// factors.
 template <class Arch>
-void merge_scan(const scanned_tokens& tokens) noexcept {
+void weigh_blocks(const scanned_tokens& tokens, std::size_t begin, std::size_t end) noexcept {
     merge_blocks<Arch>(tokens.scan, tokens.log_sum_exp);
     const std::size_t blocks = tokens.scan.blocks();
-    for (std::size_t h = 0; tokens.scan.as_weights && h < tokens.scan.heads; ++h)
-        kernels::exponentials<Arch>(tokens.scan.maximum + h * blocks, blocks, tokens.log_sum_exp[h],
-                                    tokens.factors + h * blocks);
+    for (std::size_t h = 0; h < tokens.scan.heads; ++h)
+        kernels::exponentials<Arch>(tokens.scan.maximum + h * blocks + begin, end - begin,
+                                    tokens.log_sum_exp[h], tokens.factors + h * blocks + begin);
 }
 
-/// ranking[t] = sum over the group of s-hat[h][t], and its maxima.
+/// ranking[t] = sum over the group of s-hat[h][t] in blocks [begin, end), and its maxima.
 template <class Arch>
-void rank_scanned(const scanned_tokens& tokens) noexcept {
+void rank_blocks(const scanned_tokens& tokens, std::size_t begin, std::size_t end) noexcept {
     const scan_result& scan = tokens.scan;
-    for (std::size_t block = 0; block < scan.blocks(); ++block) {
-        const std::size_t begin = block * score_block_tokens;
-        const std::size_t n = std::min(score_block_tokens, scan.tokens - begin);
+    weigh_blocks<Arch>(tokens, begin, end);
+    for (std::size_t block = begin; block < end; ++block) {
+        const std::size_t first_token = block * score_block_tokens;
+        const std::size_t n = std::min(score_block_tokens, scan.tokens - first_token);
         bool first = true;
         for (std::size_t h = 0; h < scan.heads; ++h) {
             if (!tokens.is_finite(h)) continue;
-            kernels::add_scaled<Arch>(scan.scores + h * scan.stride + begin, n,
+            kernels::add_scaled<Arch>(scan.scores + h * scan.stride + first_token, n,
                                       tokens.factors[h * scan.blocks() + block], first,
-                                      tokens.ranking + begin);
+                                      tokens.ranking + first_token);
             first = false;
         }
-        if (first) std::fill_n(tokens.ranking + begin, n, 0.0f);
+        if (first) std::fill_n(tokens.ranking + first_token, n, 0.0f);
         if (n == score_block_tokens)
-            kernels::block_maxima<Arch>(tokens.ranking + begin,
+            kernels::block_maxima<Arch>(tokens.ranking + first_token,
                                         tokens.maxima + block * maxima_per_block);
     }
 }
 
-/// Selects by what the scan left. A single query head's tokens are ranked by their logits
-/// themselves: the order of its weights, which no underflow can disturb.
+/// Selects by what the scan left, with several query heads after rank_blocks. A single query
+/// head's tokens are ranked by their logits themselves: the order of its weights, which no
+/// underflow can disturb.
 ///
 /// @return  false where weights so small decide that logits are needed: nothing of use is
 ///          in `chosen` then (select_for_group)
@@ -80,7 +84,6 @@ bool select_scanned(const scanned_tokens& tokens, std::size_t k, std::size_t loc
                     std::uint32_t* chosen, Candidate&& candidate) noexcept {
     const bool ranked = tokens.scan.heads > 1;
     if (ranked && !tokens.scan.as_weights) return false;
-    if (ranked) rank_scanned<Arch>(tokens);
     const float reached =
         select_tokens<Arch>(ranked ? tokens.ranking : tokens.scan.scores, tokens.scan.tokens, k,
                             local, tokens.maxima, scratch, chosen, candidate);
