@@ -92,27 +92,32 @@ struct tasks_in_state {
     static constexpr task_calls calls{prepare, chunk, rank, all_chunks, finish};
 };
 
-template <class T, class Label>
-std::size_t make_dense(const attention_request<T, Label>& request, std::byte* state) {
-    using tasks = dense_tasks<unit_arch, T, Label>;
-    static_assert(sizeof(tasks) == sizeof(dense_tasks<arch::plain, T, Label>));
-    return (new (state) tasks(request))->scratch_bytes();
+template <class Tasks>
+task_shape shape_of(const Tasks& tasks) noexcept {
+    return {tasks.scratch_bytes(), tasks.chunks(), heads_take_turns(tasks)};
 }
 
 template <class T, class Label>
-std::size_t make_sparq(const attention_request<T, Label>& request, const sparq_params& params,
-                       std::byte* state) {
+task_shape make_dense(const attention_request<T, Label>& request, std::byte* state) {
+    using tasks = dense_tasks<unit_arch, T, Label>;
+    static_assert(sizeof(tasks) == sizeof(dense_tasks<arch::plain, T, Label>));
+    return shape_of(*new (state) tasks(request));
+}
+
+template <class T, class Label>
+task_shape make_sparq(const attention_request<T, Label>& request, const sparq_params& params,
+                      std::byte* state) {
     using tasks = sparq_tasks<unit_arch, T, Label>;
     static_assert(sizeof(tasks) == sizeof(sparq_tasks<arch::plain, T, Label>));
-    return (new (state) tasks(request, params))->scratch_bytes();
+    return shape_of(*new (state) tasks(request, params));
 }
 
 template <class T>
-std::size_t make_tiered(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
-                        const tiered_params& params, std::byte* state) {
+task_shape make_tiered(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
+                       const tiered_params& params, std::byte* state) {
     using tasks = tiered_tasks<unit_arch, T>;
     static_assert(sizeof(tasks) == sizeof(tiered_tasks<arch::plain, T>));
-    return (new (state) tasks(request, view, params))->scratch_bytes();
+    return shape_of(*new (state) tasks(request, view, params));
 }
 
 template <class T, class Label>

@@ -109,12 +109,28 @@ inline constexpr std::size_t code_run_bytes = 8192;
 inline constexpr std::size_t score_block_tokens = 256;
 inline constexpr std::size_t maxima_per_block = 16;
 
-/// Rows of K and V attended at a time, and query heads that share one pass over them.
-/// Memory is asked for one block ahead. Zen 4, half, d_h = 128, dense: blocks of 16, 32,
-/// 64 rows 0.94, 0.79, 0.76 of the streaming rate: more lines than are asked for at a
+/// Rows of K and V attended at a time, if they are listed, at most, and query heads that share
+/// one pass over them. Memory is asked for one block ahead. Zen 4, half, d_h = 128, dense: blocks
+/// of 16, 32, 64 rows 0.94, 0.79, 0.76 of the streaming rate: more lines than are asked for at a
 /// time do not come.
 inline constexpr std::size_t attend_block_tokens = 16;
+inline constexpr std::size_t most_block_tokens = 32;
 inline constexpr std::size_t attend_block_heads = 8;
+
+/// Rows of a block of consecutive tokens: about 4 KB of K, since more is asked for than comes
+/// otherwise, and for groups, where computing takes longer than reading, at least 16.
+/// Zen 4, AVX-512, S = 16384, huge pages, time by that of 16 rows (G = 1; 2; 3; 4):
+///   rows of 1024 bytes (float, d_h = 256)  4 rows 0.68; 0.83; 0.87; 1.01
+///   512 (float, 128; half, 256)            8 rows 0.82, 0.75; 0.96, 0.90; 0.96, 0.93; 1.05, 1.11
+///   256 (half, 128; float, 64)             8 rows 1.12, 0.98; -, 1.07; -, 1.01; 1.24, 1.28
+///   128 (half, 64)                         32 rows 1.00; 0.98; 0.96; 0.89; G = 8 0.93
+/// and 32 rows of 64 bytes (half, 32) 0.81, of 160 (half, 80) 1.17.
+SPARQ_PER_ISA constexpr std::size_t streamed_block_tokens(std::size_t row_bytes,
+                                                          std::size_t group) noexcept {
+    if (row_bytes <= 128) return most_block_tokens;
+    if (row_bytes <= 256 || group > 3) return attend_block_tokens;
+    return row_bytes <= 512 ? 8 : 4;
+}
 
 /// Tokens attended as one task when a head is split among workers, and after which a
 /// partial result is merged in any case, so that the merge order does not depend on

@@ -115,12 +115,10 @@ template <class Outline>
 class dispatched_tasks {
    public:
     [[nodiscard]] std::size_t heads() const noexcept { return outline_.heads(); }
-    [[nodiscard]] bool heads_take_turns() const noexcept {
-        return detail::heads_take_turns(outline_);
-    }
+    [[nodiscard]] bool heads_take_turns() const noexcept { return shape_.heads_take_turns; }
     [[nodiscard]] std::size_t seq_len() const noexcept { return outline_.seq_len(); }
-    [[nodiscard]] std::size_t chunks() const noexcept { return outline_.chunks(); }
-    [[nodiscard]] std::size_t scratch_bytes() const noexcept { return scratch_bytes_; }
+    [[nodiscard]] std::size_t chunks() const noexcept { return shape_.chunks; }
+    [[nodiscard]] std::size_t scratch_bytes() const noexcept { return shape_.scratch_bytes; }
     void begin_report() const { outline_.begin_report(); }
 
     void prepare(std::size_t g, std::byte* scratch) const noexcept {
@@ -141,18 +139,18 @@ class dispatched_tasks {
     }
 
    protected:
-    /// @param make  makes the tasks in the state it is given, returns their scratch_bytes()
+    /// @param make  makes the tasks in the state it is given, returns their shape
     template <class Make>
     dispatched_tasks(const Outline& outline, const task_calls& calls, const Make& make)
         : outline_(outline), calls_(&calls) {
-        scratch_bytes_ = make(static_cast<std::byte*>(state_));
+        shape_ = make(static_cast<std::byte*>(state_));
     }
 
    private:
     Outline outline_;
     const task_calls* calls_;
     alignas(Outline) mutable std::byte state_[sizeof(Outline)];  // byte sums of a run
-    std::size_t scratch_bytes_ = 0;
+    task_shape shape_{};
 };
 
 template <class Caller, class T, class Label>

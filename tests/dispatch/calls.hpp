@@ -30,8 +30,9 @@ struct result {
     std::vector<std::uint8_t> rows;     ///< code rows of every token and head
 };
 
-/// SparQ over a cache, dense attention over it, SparQ planned for three threads, and SparQ
-/// over an engine's own K and V with key_labels: one result each.
+/// SparQ over a cache, dense attention over it, SparQ planned for three threads, SparQ over an
+/// engine's own K and V with key_labels, SparQ over codes, and dense attention over the engine's
+/// rows: one result each.
 using attend_function = std::vector<result>(const problem&, element);
 
 /// attend_tiers: in tiers, to a tolerance, with fixed tiers, densely, and planned for three

@@ -128,6 +128,15 @@ result labelled(const problem& p) {
     return sparse<Arch>(p, labels.template view<Arch>(engine, visible, storage));
 }
 
+/// Dense attention over an engine's rows, where chunks depend on the instruction set.
+template <class Arch, class T>
+result dense_beside(const problem& p) {
+    const engine_memory<T> memory(p);
+    const sparq::token_range all{0, p.seq_len};
+    sparq::kv_view_storage<T> storage;
+    return dense<Arch, T>(p, storage.assign(memory.rows(p), {&all, 1}));
+}
+
 /// Each element type with one kind of codes.
 template <class T>
 using codes_beside = std::conditional_t<
@@ -142,8 +151,12 @@ result coded(const problem& p) {
 template <class Arch, class T>
 std::vector<result> attend_as(const problem& p) {
     const sparq::kv_cache<T> cache = make_cache<Arch, T>(p);
-    return {sparse<Arch>(p, cache.view()), dense<Arch, T>(p, cache.view()),
-            planned<Arch, T>(p, cache.view()), labelled<Arch, T>(p), coded<Arch, T>(p)};
+    return {sparse<Arch>(p, cache.view()),
+            dense<Arch, T>(p, cache.view()),
+            planned<Arch, T>(p, cache.view()),
+            labelled<Arch, T>(p),
+            coded<Arch, T>(p),
+            dense_beside<Arch, T>(p)};
 }
 
 template <class Arch>

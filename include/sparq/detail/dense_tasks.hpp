@@ -22,28 +22,37 @@ SPARQ_PER_ISA bool heads_share_rows(const kv_view<T, Label>& view) noexcept {
 }
 
 /// Whether a chunk's rows are asked for during the chunk before it, in the order in which they
-/// lie in memory, instead of a block ahead: pieces of two lines out of longer rows come too
-/// slowly otherwise. Time of the one by that of the other, Zen 3, half, 8000 tokens: 3 heads of
-/// 64, G = 3 0.80; 8 of 64, G = 3 0.68; 16 of 64, G = 2 0.84. It does not pay for pieces of four
-/// lines (8 of 128, G = 1, 2, 3: 1.00, 1.14, 1.08), which come fast enough, nor where computing
-/// takes longer than reading (2 of 64, G = 7 1.16).
-template <class T, class Label>
+/// lie in memory, instead of a block ahead: pieces of a few lines out of longer rows come too
+/// slowly otherwise. Time of the one by that of the other, half, 8000 tokens:
+/// Zen 4, AVX-512, 32 heads of 128, G = 1 0.59; 8 of 128, G = 1, 4, 8 0.53, 0.75, 0.93; 4 of 256,
+/// G = 2, 4 0.73, 0.89; 8 of 96, G = 4 0.79; 8 of 64, G = 4 0.65; 3 of 64, G = 3 0.93; 2 of 128,
+/// G = 1, 8 0.91, 1.00; 2 of 64, G = 7 1.00.
+/// Zen 3, AVX2: 3 heads of 64, G = 3 0.80; 8 of 64, G = 3 0.68; 16 of 64, G = 2 0.84; not with
+/// four lines a piece (8 of 128, G = 1, 2, 3: 1.00, 1.14, 1.08, in chunks as large as L2) nor
+/// where computing takes longer than reading (2 of 64, G = 7 1.16).
+template <class Arch, class T, class Label>
 SPARQ_PER_ISA bool asks_by_token(const kv_view<T, Label>& view, std::size_t group) noexcept {
     constexpr std::size_t short_row = 2 * cache_line_bytes / sizeof(T), few_heads = 3;
-    return heads_share_rows(view) && group <= few_heads && view.head_dim() <= short_row &&
-           view.value_dim() <= short_row;
+    if (!heads_share_rows(view)) return false;
+    return simd::lanes<Arch> >= 16 ||
+           (group <= few_heads && view.head_dim() <= short_row && view.value_dim() <= short_row);
 }
 
-/// Tokens of a chunk. Two chunks fit into L2 where one is attended and the next on its way.
-/// (Without: Zen 3, half, 3 heads of 64, G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64,
-/// 32 tokens 29.2, 30.3, 30.2, 31.6, 37.2 ms; all tokens of a head after the other 30.9, and 73
-/// against 41 to 50 while other programs use the L3.)
-template <class T, class Label>
+/// Tokens of a chunk. Two chunks fit into L2 where one is attended and the next on its way:
+/// 256 KB each with AVX-512, whose processors have 1 MB and more, and at least 32 tokens.
+/// (Zen 4, 8 heads of 128, G = 1, 4, 32 heads, G = 1: 64, 128, 256, 512 KB 0.64, 0.56, 0.53, 0.57;
+/// 0.91, 0.77, 0.75, 0.75; -, -, 0.87 with 16 tokens, 0.59 with 32. Without asks_by_token, Zen 3,
+/// 3 heads of 64, G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64, 32 tokens 29.2, 30.3, 30.2,
+/// 31.6, 37.2 ms; all tokens of a head after the other 30.9, and 73 against 41 to 50 while other
+/// programs use the L3.)
+template <class Arch, class T, class Label>
 SPARQ_PER_ISA std::size_t dense_chunk_tokens(const kv_view<T, Label>& view,
                                              std::size_t group) noexcept {
-    constexpr std::size_t chunk_bytes = std::size_t{1} << 18, least = 128, most = 1024;
+    constexpr bool wide = simd::lanes<Arch> >= 16;
+    constexpr std::size_t chunk_bytes = std::size_t{1} << 18, most = 1024, least = wide ? 32 : 128;
     if (!heads_share_rows(view)) return chunk_tokens;
-    const std::size_t bytes = asks_by_token(view, group) ? chunk_bytes / 2 : chunk_bytes;
+    const std::size_t bytes =
+        !wide && asks_by_token<Arch>(view, group) ? chunk_bytes / 2 : chunk_bytes;
     const std::size_t token_bytes =
         view.heads_kv() * (bytes_of_row<T>(view.head_dim()) + bytes_of_row<T>(view.value_dim()));
     return std::clamp(std::bit_floor(bytes / token_bytes), least, most);
@@ -54,8 +63,8 @@ class dense_tasks {
    public:
     explicit dense_tasks(const attention_request<T, Label>& request)
         : request_(request),
-          by_token_(asks_by_token(request.view, request.group)),
-          chunk_(dense_chunk_tokens(request.view, request.group)),
+          by_token_(asks_by_token<Arch>(request.view, request.group)),
+          chunk_(dense_chunk_tokens<Arch>(request.view, request.group)),
           chunks_((request.view.seq_len() + chunk_ - 1) / chunk_),
           partial_floats_(steps::partial_floats<Arch>(request.group, request.view.value_dim())) {
         scratch_layout layout;
@@ -87,14 +96,15 @@ class dense_tasks {
         result.clear();
         const steps::scaled_queries q{queries(scratch), request_.group,
                                       simd::padded<Arch>(view.head_dim())};
-        const steps::streamed_rows<T, Label> rows(view, g, begin, end);
+        const steps::streamed_rows<T, Label> rows(view, g, request_.group, begin, end);
         if (!by_token_)
             return steps::attend_rows<Arch, T>(q, rows, view.head_dim(), view.value_dim(), result);
         const std::size_t next = std::min(end + chunk_, view.seq_len()) - end;
         const auto share = [&](std::size_t h) { return end + next * h / view.heads_kv(); };
         steps::attend_rows_ahead<Arch, T>(
-            q, rows, steps::rows_by_token<T, Label>(view, share(g), share(g + 1)), view.head_dim(),
-            view.value_dim(), result);
+            q, rows,
+            steps::rows_by_token<T, Label>(view, share(g), share(g + 1), rows.block_tokens()),
+            view.head_dim(), view.value_dim(), result);
     }
 
     void finish(std::size_t g, std::byte* scratch) const noexcept {

@@ -34,7 +34,13 @@ enum class isa {
 
 namespace detail {
 
-/// The phases of run_tasks.hpp on tasks that a kernel unit has made in `state`.
+/// What of tasks depends on the width of the vectors.
+struct task_shape {
+    std::size_t scratch_bytes, chunks;
+    bool heads_take_turns;
+};
+
+/// The phases of task_phases.hpp on tasks that a kernel unit has made in `state`.
 struct task_calls {
     void (*prepare)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
     void (*chunk)(const std::byte* state, std::size_t g, std::byte* scratch,
@@ -46,11 +52,10 @@ struct task_calls {
 
 template <class T, class Label>
 struct step_calls {
-    /// Make tasks in `state`, as large as the tasks of any instruction set; they return
-    /// scratch_bytes(), which depends on the width of the vectors.
-    std::size_t (*make_dense)(const attention_request<T, Label>& request, std::byte* state);
-    std::size_t (*make_sparq)(const attention_request<T, Label>& request,
-                              const sparq_params& params, std::byte* state);
+    /// Make tasks in `state`, as large as the tasks of any instruction set.
+    task_shape (*make_dense)(const attention_request<T, Label>& request, std::byte* state);
+    task_shape (*make_sparq)(const attention_request<T, Label>& request, const sparq_params& params,
+                             std::byte* state);
     task_calls dense, sparq;
 };
 
@@ -66,8 +71,8 @@ struct code_calls {
 /// In tiers: as make_sparq, and what row_kernels does with rows.
 template <class T>
 struct tier_calls {
-    std::size_t (*make)(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
-                        const tiered_params& params, std::byte* state);
+    task_shape (*make)(const attention_request<T, int2_label>& request, const tiered_view<T>& view,
+                       const tiered_params& params, std::byte* state);
     task_calls tasks;
     kernels::row_range (*encode_row)(const T* row, const float* mean, const float* inverse_spread,
                                      std::size_t width, std::uint8_t* codes, float dither) noexcept;

@@ -132,11 +132,11 @@ class tiered_tasks {
         for (std::size_t begin = 0; begin < view_.seq_len(); begin += chunk_tokens) {
             const auto& result = begin == 0 ? all : part;
             result.clear();
-            steps::attend_rows<Arch, T>(
-                queries,
-                steps::streamed_rows<T, int2_label>(
-                    view_.rows(), g, begin, std::min(begin + chunk_tokens, view_.seq_len())),
-                view_.head_dim(), width, result);
+            steps::attend_rows<Arch, T>(queries,
+                                        steps::streamed_rows<T, int2_label>(
+                                            view_.rows(), g, request_.group, begin,
+                                            std::min(begin + chunk_tokens, view_.seq_len())),
+                                        view_.head_dim(), width, result);
             if (begin != 0) steps::merge_attention(all, part);
         }
         for (std::size_t h = 0; h < request_.group; ++h) {

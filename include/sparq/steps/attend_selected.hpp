@@ -7,7 +7,7 @@
 // (dense attention is this over chunks of consecutive tokens).
 //
 // Traffic: k * (d_h + value_dim) elements, each row read once for all G query heads.
-// Numerics: float. Blocks of attend_block_tokens rows, each with the maximum so far,
+// Numerics: float. Blocks of rows, each with the maximum so far,
 // rescaled into running sums (online softmax), then one division.
 // With eps = 2^-24: |error| <= about (d_h / lanes + 8) eps * max |scale q . k terms|
 // relative in the weights, plus (16 + blocks) eps * sum s |V|.
@@ -71,7 +71,7 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows,
                   const kernels::upcoming_rows<T>& keys, const kernels::upcoming_rows<T>& values,
                   std::size_t head_dim, std::size_t value_dim,
                   const partial_attention& result) noexcept {
-    alignas(cache_line_bytes) float weights[attend_block_heads][attend_block_tokens];
+    alignas(cache_line_bytes) float weights[attend_block_heads][most_block_tokens];
     float rescale[attend_block_heads];
     for (std::size_t first = 0; first < q.heads; first += attend_block_heads) {
         const std::size_t heads = std::min(attend_block_heads, q.heads - first);
@@ -79,15 +79,15 @@ void attend_block(const scaled_queries& q, const row_block<T>& rows,
             return first == 0 ? wanted : kernels::upcoming_rows<T>{};
         };
         kernels::dot_rows<Arch>(q.data + first * q.stride, heads, q.stride, rows.keys, rows.count,
-                                head_dim, weights[0], attend_block_tokens, once(values));
+                                head_dim, weights[0], most_block_tokens, once(values));
         if (first == 0 && q.heads > 2)  // in L2 by now, as computing takes longer than reading
             for (std::size_t j = 0; j < rows.count; ++j)
                 detail::simd::prefetch_from_l2(rows.values[j]);
         const bool raised = kernels::take_softmax_block<Arch>(
-            weights[0], heads, attend_block_tokens, rows.count, result.state + first,
+            weights[0], heads, most_block_tokens, rows.count, result.state + first,
             result.lane_sums + first * result.lanes, rescale);
         kernels::accumulate_rows<Arch>(
-            weights[0], heads, attend_block_tokens, raised ? rescale : nullptr, rows.values,
+            weights[0], heads, most_block_tokens, raised ? rescale : nullptr, rows.values,
             rows.count, value_dim, result.sums + first * result.stride, result.stride, once(keys));
     }
 }
@@ -108,7 +108,7 @@ void attend_rows(const scaled_queries& q, Source source, std::size_t head_dim,
     row_block<T> blocks[2];
     source.fill(blocks[0]);
     kernels::upcoming_rows<T>{blocks[0].keys, blocks[0].count, head_dim}.prefetch(
-        0, attend_block_tokens);
+        0, most_block_tokens);
     for (std::size_t current = 0; blocks[current].count != 0; current = 1 - current) {
         const row_block<T>&rows = blocks[current], &next = blocks[1 - current];
         source.fill(blocks[1 - current]);

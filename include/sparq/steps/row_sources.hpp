@@ -39,8 +39,8 @@ class row_prefetch {
 /// Rows of one block.
 template <class T>
 struct row_block {
-    const T* keys[attend_block_tokens];
-    const T* values[attend_block_tokens];
+    const T* keys[most_block_tokens];
+    const T* values[most_block_tokens];
     std::size_t count = 0;
 
     template <class Label>
@@ -79,8 +79,12 @@ class listed_rows {
 template <class T, class Label>
 class streamed_rows {
    public:
-    SPARQ_PER_ISA streamed_rows(const kv_view<T, Label>& view, std::size_t g, std::size_t begin,
-                                std::size_t end) noexcept {
+    /// @param group  query heads of KV head g
+    SPARQ_PER_ISA streamed_rows(const kv_view<T, Label>& view, std::size_t g, std::size_t group,
+                                std::size_t begin, std::size_t end) noexcept
+        : block_tokens_(streamed_block_tokens(
+              std::max(bytes_of_row<T>(view.head_dim()), bytes_of_row<T>(view.value_dim())),
+              group)) {
         const std::size_t quarter = (end - begin + 3) / 4;
         for (std::size_t s = 0; s < 4; ++s) {
             const std::size_t from = std::min(begin + s * quarter, end);
@@ -88,23 +92,38 @@ class streamed_rows {
         }
     }
 
+    /// Rows of a block.
+    [[nodiscard]] SPARQ_PER_ISA std::size_t block_tokens() const noexcept { return block_tokens_; }
+
     SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
-        rows.count = 0;
-        bool whole = true;
-        for (const stream& one : streams_) whole &= std::min(one.left, one.left_in_part) > turns;
-        if (whole) {
-            for (std::size_t s = 0; s < 4; ++s) streams_[s].take_all(rows, s);
-            rows.count = attend_block_tokens;
-            return;
+        switch (block_tokens_) {
+            case 4:
+                return fill_in_turns<1>(rows);
+            case 8:
+                return fill_in_turns<2>(rows);
+            case attend_block_tokens:
+                return fill_in_turns<attend_block_tokens / 4>(rows);
+            default:
+                return fill_in_turns<most_block_tokens / 4>(rows);
         }
-        for (std::size_t i = 0; i < turns; ++i)
-            for (stream& one : streams_)
-                if (one.left != 0) one.take(rows);
     }
 
    private:
-    /// Rows that a stream gives to a block.
-    static constexpr std::size_t turns = attend_block_tokens / 4;
+    /// A block in which every stream has that many turns.
+    template <std::size_t Turns>
+    SPARQ_PER_ISA void fill_in_turns(row_block<T>& rows) noexcept {
+        rows.count = 0;
+        bool whole = true;
+        for (const stream& one : streams_) whole &= std::min(one.left, one.left_in_part) > Turns;
+        if (whole) {
+            for (std::size_t s = 0; s < 4; ++s) streams_[s].template take_all<Turns>(rows, s);
+            rows.count = 4 * Turns;
+            return;
+        }
+        for (std::size_t i = 0; i < Turns; ++i)
+            for (stream& one : streams_)
+                if (one.left != 0) one.take(rows);
+    }
 
     /// The rows of consecutive tokens.
     struct stream {
@@ -125,15 +144,16 @@ class streamed_rows {
             left_in_part = cursor.left();
         }
         /// Rows of a block in which every stream has its turns, and more to come in its part.
+        template <std::size_t Turns>
         SPARQ_PER_ISA void take_all(row_block<T>& rows, std::size_t s) noexcept {
-            for (std::size_t i = 0; i < turns; ++i) {
+            for (std::size_t i = 0; i < Turns; ++i) {
                 rows.keys[4 * i + s] = key + i * part->key_stride;
                 rows.values[4 * i + s] = value + i * part->value_stride;
             }
-            key += turns * part->key_stride;
-            value += turns * part->value_stride;
-            left -= turns;
-            left_in_part -= turns;
+            key += Turns * part->key_stride;
+            value += Turns * part->value_stride;
+            left -= Turns;
+            left_in_part -= Turns;
         }
         SPARQ_PER_ISA void take(row_block<T>& rows) noexcept {
             rows.keys[rows.count] = key;
@@ -149,6 +169,7 @@ class streamed_rows {
         }
     };
 
+    std::size_t block_tokens_;
     std::array<stream, 4> streams_;
 };
 
@@ -158,8 +179,10 @@ class streamed_rows {
 template <class T, class Label>
 class rows_by_token {
    public:
-    SPARQ_PER_ISA rows_by_token(const kv_view<T, Label>& view, std::size_t begin,
-                                std::size_t end) noexcept {
+    /// @param block  rows that are attended at a time meanwhile
+    SPARQ_PER_ISA rows_by_token(const kv_view<T, Label>& view, std::size_t begin, std::size_t end,
+                                std::size_t block) noexcept
+        : block_(block) {
         const std::size_t middle = begin + (end - begin) / 2;
         halves_[0] = half_range(view, begin, middle);
         halves_[1] = half_range(view, middle, end);
@@ -167,7 +190,7 @@ class rows_by_token {
 
     SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
         rows.count = 0;
-        while (rows.count < attend_block_tokens && halves_[1].left != 0) {
+        while (rows.count < block_ && halves_[1].left != 0) {
             halves_[0].take(rows);  // as long as the other, or a token shorter
             halves_[1].take(rows);
         }
@@ -201,6 +224,7 @@ class rows_by_token {
         }
     };
 
+    std::size_t block_;
     std::array<half_range, 2> halves_;
 };
 
