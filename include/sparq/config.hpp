@@ -117,19 +117,23 @@ inline constexpr std::size_t attend_block_tokens = 16;
 inline constexpr std::size_t most_block_tokens = 32;
 inline constexpr std::size_t attend_block_heads = 8;
 
-/// Rows of a block of consecutive tokens: about 4 KB of K, since more is asked for than comes
-/// otherwise, and for groups, where computing takes longer than reading, at least 16.
-/// Zen 4, AVX-512, S = 16384, huge pages, time by that of 16 rows (G = 1; 2; 3; 4):
+/// Rows of a block of consecutive tokens: about 4 KB of K, 2 KB where little is computed for
+/// them, since more is asked for than comes otherwise; and for groups, where computing takes
+/// longer than reading, at least 16. Zen 4, AVX-512, S = 16384, huge pages, time by that of 16
+/// rows (G = 1; 2; 3; 4):
 ///   rows of 1024 bytes (float, d_h = 256)  4 rows 0.68; 0.83; 0.87; 1.01
-///   512 (float, 128; half, 256)            8 rows 0.82, 0.75; 0.96, 0.90; 0.96, 0.93; 1.05, 1.11
+///   512 (float, 128)                       8 rows 0.82; 0.96 to 1.04; 0.96; 1.05, 4 rows 0.78;
+///                                          0.92 to 1.04; 1.01; 1.23
+///   512 (half, 256)                        8 rows 0.75; 0.90; 0.93; 1.11, 4 rows 0.78; 1.01
 ///   256 (half, 128; float, 64)             8 rows 1.12, 0.98; -, 1.07; -, 1.01; 1.24, 1.28
 ///   128 (half, 64)                         32 rows 1.00; 0.98; 0.96; 0.89; G = 8 0.93
 /// and 32 rows of 64 bytes (half, 32) 0.81, of 160 (half, 80) 1.17.
+template <class T>
 SPARQ_PER_ISA constexpr std::size_t streamed_block_tokens(std::size_t row_bytes,
                                                           std::size_t group) noexcept {
     if (row_bytes <= 128) return most_block_tokens;
     if (row_bytes <= 256 || group > 3) return attend_block_tokens;
-    return row_bytes <= 512 ? 8 : 4;
+    return row_bytes <= 512 && (sizeof(T) < 4 || group > 1) ? 8 : 4;
 }
 
 /// Tokens attended as one task when a head is split among workers, and after which a

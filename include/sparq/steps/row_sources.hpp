@@ -82,7 +82,7 @@ class streamed_rows {
     /// @param group  query heads of KV head g
     SPARQ_PER_ISA streamed_rows(const kv_view<T, Label>& view, std::size_t g, std::size_t group,
                                 std::size_t begin, std::size_t end) noexcept
-        : block_tokens_(streamed_block_tokens(
+        : block_tokens_(streamed_block_tokens<T>(
               std::max(bytes_of_row<T>(view.head_dim()), bytes_of_row<T>(view.value_dim())),
               group)) {
         const std::size_t quarter = (end - begin + 3) / 4;
