@@ -3,8 +3,9 @@
 //
 // Each case is run with forced tokens and compared by its logits:
 //   off twice      the same bits: the case itself is deterministic
-//   dense : off    mean KL below 0.01, and every decode node answered. ggml with and without
-//                  flash attention differ by 0.005.
+//   dense : off    every decode node answered, and mean KL below 0.01 or twice that of ggml
+//                  without flash attention against ggml with it in the same case: rounding, which
+//                  the model's quantised activations make larger or smaller as it falls.
 //   zeros : off    mean KL above 1: the comparison can fail
 //   sparq : sparq with all copies made anew before every step: the same bits. So the
 //                  d_h-major copy followed whatever happened to the cache.
@@ -13,6 +14,7 @@
 //                  cells that no step sees any longer are still coded until they are written,
 //                  and made anew they are not.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <thread>
 
@@ -27,11 +29,17 @@ using all_logits = std::vector<std::vector<float>>;
 class run {
    public:
     run(llama_model* model, std::span<const llama_token> text, const loaded_plugin& plugin,
-        bool invalidate, int threads)
-        : model_(model), text_(text), plugin_(plugin), invalidate_(invalidate), threads_(threads) {}
+        bool invalidate, bool flash_attention, int threads)
+        : model_(model),
+          text_(text),
+          plugin_(plugin),
+          invalidate_(invalidate),
+          flash_attention_(flash_attention),
+          threads_(threads) {}
 
     context_ptr context(context_options options = {}) const {
         options.threads = threads_;
+        options.flash_attention = flash_attention_;
         return make_context(model_, options);
     }
     /// Appends n tokens of the text from `first` on: a prompt, or a draft if n <= 8.
@@ -69,7 +77,7 @@ class run {
     llama_model* model_;
     std::span<const llama_token> text_;
     const loaded_plugin& plugin_;
-    bool invalidate_;
+    bool invalidate_, flash_attention_;
     int threads_;
     std::size_t steps_ = 0;
 };
@@ -242,10 +250,11 @@ void expect(bool holds, const char* what) {
 
 void check(const named_case& c, llama_model* model, std::span<const llama_token> text,
            const loaded_plugin& plugin, int threads) {
-    const auto under = [&](const std::string& settings, bool invalidate = false) {
+    const auto under = [&](const std::string& settings, bool invalidate = false,
+                           bool flash_attention = true) {
         plugin.configure(settings);
         const std::uint64_t before = plugin.counts().answered;
-        run r(model, text, plugin, invalidate, threads);
+        run r(model, text, plugin, invalidate, flash_attention, threads);
         c.body(r);
         const auto nodes = static_cast<std::uint64_t>(llama_model_n_layer(model)) *
                            (c.answered && settings != "SPARQ_METHOD=off" ? r.small_batches : 0);
@@ -261,7 +270,11 @@ void check(const named_case& c, llama_model* model, std::span<const llama_token>
     };
     std::printf("%-38s %zu rows", c.name, off.size());
     expect(compare(off, under("SPARQ_METHOD=off")).same_bits, "off twice: the same bits");
-    expect(report("dense", dense).mean_kl < 0.01, "dense against off: mean KL below 0.01");
+    const double rounding =
+        c.answered ? compare(off, under("SPARQ_METHOD=off", false, false)).mean_kl : 0.0;
+    std::printf("; ggml's ways: KL %.4f", rounding);
+    expect(report("dense", dense).mean_kl < std::max(0.01, 2.0 * rounding),
+           "dense against off: as ggml's two ways");
     for (const auto& [name, settings, same_bits] : approximations) {
         const all_logits followed = under(settings);
         expect(!c.answered || !report(name, followed).same_bits, "an approximation here");
