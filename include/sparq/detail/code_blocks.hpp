@@ -138,6 +138,15 @@ SPARQ_ALWAYS_INLINE void pack_codes(const float* words, std::uint8_t* out) noexc
     }
 }
 
+/// The same of two vectors of words.
+template <class Arch>
+    requires(2 * lanes<Arch> == unit_codes)
+SPARQ_ALWAYS_INLINE void pack_codes(const f32<Arch>& lower, const f32<Arch>& upper,
+                                    std::uint8_t* out) noexcept {
+    using reg = typename f32<Arch>::register_type;
+    native::pack_codes(static_cast<reg>(lower), static_cast<reg>(upper), out);
+}
+
 /// The integer part of x >= 0 below what is in every 32-bit word, moved up by Bits.
 template <class Arch, int Bits>
 SPARQ_ALWAYS_INLINE code_block<Arch> push_codes(const code_block<Arch>& words,

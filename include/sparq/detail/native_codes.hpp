@@ -200,6 +200,13 @@ SPARQ_ALWAYS_INLINE __m512 nibble_floats(__m512i x, unsigned byte) noexcept {
     return _mm512_maskz_cvtepi32_ps(0xffff,
                                     _mm512_and_si512(x, _mm512_set1_epi32(15 << (8 * byte))));
 }
+/// Byte b: the lowest bits of words b of both.
+SPARQ_ALWAYS_INLINE void pack_codes(__m512 lower, __m512 upper, std::uint8_t* out) noexcept {
+    const auto all = static_cast<__mmask16>(0xffff);
+    const __m512i shifted = _mm512_maskz_slli_epi32(all, _mm512_castps_si512(upper), 4);
+    const __m512i both = _mm512_or_si512(_mm512_castps_si512(lower), shifted);
+    store_words(out, _mm512_maskz_cvtepi32_epi8(all, both));
+}
 #endif  // __AVX512F__
 
 #elif defined(SPARQ_HAS_NEON)

@@ -11,12 +11,10 @@
 // `width` are 0. Nothing needs to be aligned.
 #pragma once
 
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "../config.hpp"
 #include "../detail/code_blocks.hpp"
@@ -161,6 +159,12 @@ SPARQ_ALWAYS_INLINE void write_codes(const Row& row, std::size_t width, const ro
     for (std::size_t first = 0; first < width; first += simd::unit_codes) {
         float words[simd::unit_codes];
         const std::size_t count = width - first;
+        if constexpr (2 * lanes == simd::unit_codes)
+            if (count >= simd::unit_codes) {
+                simd::pack_codes<Arch>(code(row.load(first)), code(row.load(first + lanes)),
+                                       codes + first / 2);
+                continue;
+            }
         std::size_t i = 0;
         if (count >= simd::unit_codes) {
             SPARQ_UNROLL
