@@ -41,7 +41,12 @@ struct limits {
 inline double block_roundings(size_t n, size_t block) {
     return static_cast<double>(std::min(n, block)) + 6.0 * static_cast<double>(n / block + 1);
 }
-inline constexpr size_t attend_block = 16;  // rows
+
+/// Of attention: blocks of 16 or 32 rows, and of 8 or 4 where a row may be longer than 256 bytes.
+inline double attend_roundings(size_t n, size_t row_elements) {
+    const size_t least = row_elements * sizeof(float) <= 256 ? 16 : 4;
+    return std::max(block_roundings(n, least), block_roundings(n, 32));
+}
 
 /// Of the scan's sum: 256 weights in four lanes or more, a product with an exponential for
 /// each such block, and the blocks in as many lanes.
@@ -147,15 +152,15 @@ inline void attend(const head& h, const result& res, double scale, const assumpt
                         1e-40;
         }
         const double* logits = &res.exact[j * n];
+        const double roundings = attend_roundings(n, std::max(h.head_dim, h.value_dim));
         const softmax_errors soft =
-            softmax(logits, errors.data(), n, block_roundings(n, attend_block), res.log_sum_exp[j]);
+            softmax(logits, errors.data(), n, roundings, res.log_sum_exp[j]);
         lim.log_sum_exp.push_back(soft.sum + 4 * u * (1 + std::abs(res.log_sum_exp[j])));
         for (size_t i = 0; i < n; ++i)
             for (size_t c = 0; c < h.value_dim; ++c)
                 lim.out[j * h.value_dim + c] +=
                     (res.weights[j * n + i] *
-                         (soft.each[i] + soft.sum +
-                          u * (block_roundings(n, attend_block) + 8 + a.input_roundings)) +
+                         (soft.each[i] + soft.sum + u * (roundings + 8 + a.input_roundings)) +
                      underflow) *
                     std::abs(h.values[res.tokens[i] * h.value_dim + c]);
     }

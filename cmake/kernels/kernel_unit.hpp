@@ -80,8 +80,8 @@ struct tasks_in_state {
         in(state).chunk(g, scratch, c);
     }
     static void rank(const std::byte* state, std::size_t g, std::byte* scratch,
-                     std::size_t c) noexcept {
-        rank_chunk(in(state), g, scratch, c);
+                     std::size_t part) noexcept {
+        rank_part(in(state), g, scratch, part);
     }
     static void all_chunks(const std::byte* state, std::size_t g, std::byte* scratch) noexcept {
         run_all_chunks(in(state), g, scratch);

@@ -273,6 +273,7 @@ void check(const named_case& c, llama_model* model, std::span<const llama_token>
     const double rounding =
         c.answered ? compare(off, under("SPARQ_METHOD=off", false, false)).mean_kl : 0.0;
     std::printf("; ggml's ways: KL %.4f", rounding);
+    expect(rounding < 0.03, "ggml's two ways near each other");
     expect(report("dense", dense).mean_kl < std::max(0.01, 2.0 * rounding),
            "dense against off: as ggml's two ways");
     for (const auto& [name, settings, same_bits] : approximations) {

@@ -116,6 +116,8 @@ inline constexpr std::size_t maxima_per_block = 16;
 inline constexpr std::size_t attend_block_tokens = 16;
 inline constexpr std::size_t most_block_tokens = 32;
 inline constexpr std::size_t attend_block_heads = 8;
+static_assert(8 < attend_block_tokens && attend_block_tokens < most_block_tokens &&
+              attend_block_tokens % 4 == 0 && most_block_tokens % 4 == 0);
 
 /// Rows of a block of consecutive tokens: about 4 KB of K, 2 KB where little is computed for
 /// them, since more is asked for than comes otherwise; and for groups, where computing takes
@@ -141,13 +143,20 @@ SPARQ_PER_ISA constexpr std::size_t streamed_block_tokens(std::size_t row_bytes,
 /// who computed what.
 inline constexpr std::size_t chunk_tokens = 8192;
 
-/// Tokens that are scanned as a task of their own where threads share a head: a quarter of the
-/// history, so that a few heads can be shared evenly, but runs that are worth reading.
+/// Tokens that are scanned as a task of their own where threads share a head: even parts of about
+/// a quarter of the history, so that a few heads can be shared evenly, but runs that are worth
+/// reading, of 1 KB and more.
 /// @param run  tokens scanned as one run where a head is not shared
 SPARQ_PER_ISA constexpr std::size_t shared_chunk_tokens(std::size_t tokens,
                                                         std::size_t run) noexcept {
-    constexpr std::size_t least = 4096;
-    return std::clamp(std::bit_floor(tokens / 4), least, run);
+    constexpr std::size_t least = 4096, grain = 512;
+    static_assert(grain % score_block_tokens == 0 && least <= scan_block_tokens);
+    const std::size_t wanted = std::clamp(tokens / 4, std::max(least, run / 4), run);
+    const std::size_t parts = std::max<std::size_t>((tokens + wanted / 2) / wanted, 1);
+    return ((tokens + parts - 1) / parts + grain - 1) / grain * grain;
 }
+
+/// Parts of a head that are ranked on their own; each needs the states of all blocks.
+inline constexpr std::size_t most_rank_parts = 16;
 
 SPARQ_NAMESPACE_END

@@ -12,7 +12,7 @@ SPARQ_NAMESPACE_BEGIN
 /// out[h] = softmax(scale * q[h] . K) . V over all tokens of the history.
 ///
 /// Reads K and V once for all query heads of a group: S * (d_h + value_dim) elements a
-/// KV head. Accumulates in float over blocks of 16 tokens; the bits are the same under
+/// KV head. Accumulates in float over blocks of 4 to 32 tokens; the bits are the same under
 /// every executor.
 ///
 /// @param q      [heads_q, d_h]; heads_q is a multiple of heads_kv, G = heads_q / heads_kv

@@ -127,9 +127,9 @@ class dispatched_tasks {
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
         calls_->chunk(state_, g, scratch, c);
     }
-    [[nodiscard]] bool ranks() const noexcept { return detail::ranks(outline_); }
-    void rank(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
-        calls_->rank(state_, g, scratch, c);
+    [[nodiscard]] std::size_t rank_parts() const noexcept { return detail::rank_parts(outline_); }
+    void rank(std::size_t g, std::byte* scratch, std::size_t part) const noexcept {
+        calls_->rank(state_, g, scratch, part);
     }
     void all_chunks(std::size_t g, std::byte* scratch) const noexcept {
         calls_->all_chunks(state_, g, scratch);

@@ -26,7 +26,10 @@ struct openmp_executor {
     /// Threads of the team; 0 or less: what OpenMP would take (OMP_NUM_THREADS).
     int threads = 0;
 
-    [[nodiscard]] std::size_t workers() const noexcept { return static_cast<std::size_t>(team()); }
+    [[nodiscard]] std::size_t workers() const noexcept {
+        const bool alone = omp_get_active_level() >= omp_get_max_active_levels();
+        return alone ? 1 : static_cast<std::size_t>(team());
+    }
 
     template <class Body>
     void operator()(std::size_t count, const Body& body) const {

@@ -80,10 +80,12 @@ problem make_problem(std::size_t heads_kv, std::size_t group, std::size_t head_d
     return p;
 }
 
-/// One and several query heads a group, whole vectors and tails, one chunk and two.
+/// One and several query heads a group, whole vectors and tails, one chunk and several, heads that
+/// three threads share.
 std::vector<problem> problems() {
     return {make_problem(2, 4, 64, 64, 700), make_problem(3, 1, 40, 24, 8300),
-            make_problem(1, 2, 17, 5, 300), make_problem(17, 1, 16, 16, 257)};
+            make_problem(1, 2, 17, 5, 300), make_problem(17, 1, 16, 16, 257),
+            make_problem(2, 2, 16, 16, 8400)};
 }
 
 /// In tiers: beyond what a truncate may have to measure again (not under an emulator, where that

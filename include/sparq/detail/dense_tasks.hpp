@@ -100,10 +100,10 @@ class dense_tasks {
         if (!by_token_)
             return steps::attend_rows<Arch, T>(q, rows, view.head_dim(), view.value_dim(), result);
         const std::size_t next = std::min(end + chunk_, view.seq_len()) - end;
-        const auto share = [&](std::size_t h) { return end + next * h / view.heads_kv(); };
+        // As many rows as each head attends: the heads together ask for all of the next chunk.
+        const std::size_t first = end * view.heads_kv() + g * next;
         steps::attend_rows_ahead<Arch, T>(
-            q, rows,
-            steps::rows_by_token<T, Label>(view, share(g), share(g + 1), rows.block_tokens()),
+            q, rows, steps::rows_by_token<T, Label>(view, first, first + next, rows.block_tokens()),
             view.head_dim(), view.value_dim(), result);
     }
 

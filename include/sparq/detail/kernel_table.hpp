@@ -45,7 +45,8 @@ struct task_calls {
     void (*prepare)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
     void (*chunk)(const std::byte* state, std::size_t g, std::byte* scratch,
                   std::size_t c) noexcept;
-    void (*rank)(const std::byte* state, std::size_t g, std::byte* scratch, std::size_t c) noexcept;
+    void (*rank)(const std::byte* state, std::size_t g, std::byte* scratch,
+                 std::size_t part) noexcept;
     void (*all_chunks)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
     void (*finish)(const std::byte* state, std::size_t g, std::byte* scratch) noexcept;
 };

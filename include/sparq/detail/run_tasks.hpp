@@ -62,11 +62,11 @@ SPARQ_PER_ISA void run_chunk(const Tasks& tasks, std::byte* memory, std::size_t 
     tasks.chunk(g, memory + g * tasks.scratch_bytes(), c);
 }
 
-/// Its rank, where ranks().
+/// Part i of the ranking of all heads.
 template <class Tasks>
 SPARQ_PER_ISA void run_rank(const Tasks& tasks, std::byte* memory, std::size_t i) noexcept {
-    const std::size_t g = i / tasks.chunks(), c = i % tasks.chunks();
-    if constexpr (requires { tasks.ranks(); }) tasks.rank(g, memory + g * tasks.scratch_bytes(), c);
+    const std::size_t parts = rank_parts(tasks), g = i / parts;
+    rank_part(tasks, g, memory + g * tasks.scratch_bytes(), i % parts);
 }
 
 template <class Tasks>
@@ -79,7 +79,8 @@ SPARQ_PER_ISA void run_head(const Tasks& tasks, std::size_t g, std::byte* scratc
 /// Fewer heads than this are shared where nobody says how many workers there are.
 inline constexpr std::size_t shared_below_heads = 16;
 
-/// How many heads `workers` take whole, as many each; the chunks of the others are shared.
+/// How many heads `workers` take whole, as many each unless there are many; the chunks of the
+/// others are shared.
 /// @param workers  0: not known
 template <class Tasks>
 SPARQ_PER_ISA std::size_t whole_heads(const Tasks& tasks, std::size_t workers) noexcept {
@@ -95,15 +96,34 @@ template <class Executor>
 SPARQ_PER_ISA std::size_t workers_of(const Executor& executor) noexcept {
     if constexpr (std::is_same_v<std::remove_cv_t<Executor>, serial_executor>)
         return 1;
-    else if constexpr (requires { std::size_t{executor.workers()}; })
-        return executor.workers();
+    else if constexpr (requires { executor.workers(); })
+        return static_cast<std::size_t>(executor.workers());
     else
         return 0;
 }
 
+/// A block for each task that runs at a time; for each head where heads take turns.
 template <class Tasks>
 SPARQ_PER_ISA std::size_t scratch_blocks(const Tasks& tasks) noexcept {
-    return tasks.heads() < scratch_pool::most_blocks ? tasks.heads() : scratch_pool::most_blocks;
+    const std::size_t heads = tasks.heads(), most = scratch_pool::most_blocks;
+    return heads < most || heads_take_turns(tasks) ? heads : most;
+}
+
+/// All chunks of the heads from `whole` on. Where heads take turns a worker gets chunks that follow
+/// each other, since one asks for rows of the next.
+template <class Tasks, class Executor>
+SPARQ_PER_ISA void run_chunks(const Tasks& tasks, std::byte* memory, std::size_t whole,
+                              Executor& executor) {
+    const std::size_t first = whole * tasks.chunks();
+    const std::size_t total = tasks.heads() * tasks.chunks() - first;
+    const std::size_t workers = heads_take_turns(tasks) ? workers_of(executor) : 0;
+    if (workers == 0)
+        return executor(total,
+                        [&](std::size_t i) noexcept { run_chunk(tasks, memory, first + i); });
+    executor(workers, [&](std::size_t w) noexcept {
+        for (std::size_t i = total * w / workers; i < total * (w + 1) / workers; ++i)
+            run_chunk(tasks, memory, first + i);
+    });
 }
 
 /// @param memory  scratch_blocks() blocks of scratch_bytes()
@@ -120,13 +140,12 @@ SPARQ_PER_ISA void run_tasks(const Tasks& tasks, std::byte* memory, Executor& ex
         pool.release(i);
     });
     if (whole == heads) return;
-    const std::size_t first = whole * tasks.chunks();
-    executor(heads * tasks.chunks() - first,
-             [&](std::size_t i) noexcept { run_chunk(tasks, memory, first + i); });
-    if (ranks(tasks))
-        executor(heads * tasks.chunks() - first,
-                 [&](std::size_t i) noexcept { run_rank(tasks, memory, first + i); });
-    executor(heads - whole,
+    run_chunks(tasks, memory, whole, executor);
+    const std::size_t shared = heads - whole, parts = rank_parts(tasks);
+    if (parts != 0)
+        executor(shared * parts,
+                 [&](std::size_t i) noexcept { run_rank(tasks, memory, whole * parts + i); });
+    executor(shared,
              [&](std::size_t i) noexcept { tasks.finish(whole + i, pool.block(whole + i)); });
 }
 
@@ -145,12 +164,16 @@ SPARQ_PER_ISA void run_share(const Tasks& tasks, std::byte* memory, std::size_t 
     for (std::size_t g = whole + ith; g < heads; g += nth) tasks.prepare(g, block(g));
     for (std::size_t g = ith; g < whole; g += nth) run_head(tasks, g, block(ith));
     barrier();
-    const std::size_t first = whole * tasks.chunks(), total = heads * tasks.chunks() - first;
-    const std::size_t begin = first + total * ith / nth, end = first + total * (ith + 1) / nth;
-    for (std::size_t i = begin; i < end; ++i) run_chunk(tasks, memory, i);
+    // run(i) for this thread's share of `parts` a head.
+    const auto share = [&](std::size_t parts, const auto& run) {
+        const std::size_t first = whole * parts, total = heads * parts - first;
+        const std::size_t end = first + total * (ith + 1) / nth;
+        for (std::size_t i = first + total * ith / nth; i < end; ++i) run(i);
+    };
+    share(tasks.chunks(), [&](std::size_t i) noexcept { run_chunk(tasks, memory, i); });
     barrier();
-    if (ranks(tasks)) {
-        for (std::size_t i = begin; i < end; ++i) run_rank(tasks, memory, i);
+    if (const std::size_t parts = rank_parts(tasks); parts != 0) {
+        share(parts, [&](std::size_t i) noexcept { run_rank(tasks, memory, i); });
         barrier();
     }
     for (std::size_t g = whole + ith; g < heads; g += nth) tasks.finish(g, block(g));

@@ -76,13 +76,15 @@ class sparq_tasks {
     void chunk(std::size_t g, std::byte* scratch, std::size_t c) const noexcept {
         scan(g, scratch, c * chunk_, std::min(tokens_, (c + 1) * chunk_), weights_wanted_);
     }
-    /// With several query heads: the sum of their s-hat, chunk by chunk once all are scanned. A
-    /// thread that has scanned a chunk has its scores at hand.
-    [[nodiscard]] bool ranks() const noexcept { return weights_wanted_; }
-    void rank(std::size_t /*g*/, std::byte* scratch, std::size_t c) const noexcept {
-        const std::size_t begin = c * chunk_, end = std::min(tokens_, begin + chunk_);
-        steps::rank_blocks<Arch>(scanned(scratch, true, c), begin / score_block_tokens,
-                                 (end + score_block_tokens - 1) / score_block_tokens);
+    /// With several query heads: the sum of their s-hat, part by part once all is scanned. A
+    /// thread that has scanned a part has its scores at hand.
+    [[nodiscard]] std::size_t rank_parts() const noexcept {
+        return weights_wanted_ ? std::min(chunks_, most_rank_parts) : 0;
+    }
+    void rank(std::size_t /*g*/, std::byte* scratch, std::size_t part) const noexcept {
+        const steps::scanned_tokens tokens = scanned(scratch, true, part);
+        const std::size_t blocks = tokens.scan.blocks(), parts = rank_parts();
+        steps::rank_blocks<Arch>(tokens, blocks * part / parts, blocks * (part + 1) / parts);
     }
     void all_chunks(std::size_t g, std::byte* scratch) const noexcept {
         scan_all(g, scratch, weights_wanted_);
@@ -157,14 +159,14 @@ class sparq_tasks {
         request_.report_head(g, h, covered, kernels::log_sum_exp(result.state[h]));
     }
 
-    /// @param chunk  whose copy of log_sum_exp is meant; they are the same
+    /// @param part  of the ranking, whose copy of log_sum_exp is meant; they are the same
     [[nodiscard]] steps::scanned_tokens scanned(std::byte* scratch, bool as_weights,
-                                                std::size_t chunk = 0) const noexcept {
+                                                std::size_t part = 0) const noexcept {
         float* maxima = at<float>(scratch, maxima_);
         return {{at<float>(scratch, scores_), request_.group, tokens_, tokens_,
                  at<float>(scratch, maximum_), at<float>(scratch, sum_),
                  request_.group == 1 ? maxima : nullptr, as_weights},
-                at<float>(scratch, log_sum_exp_) + chunk * request_.group,
+                at<float>(scratch, log_sum_exp_) + part * request_.group,
                 at<float>(scratch, factors_),
                 at<float>(scratch, ranking_),
                 maxima};
@@ -183,7 +185,8 @@ class sparq_tasks {
         sum_ = layout.take<float>(checked_product("q", group, blocks));
         factors_ = layout.take<float>(weights_wanted_ ? checked_product("q", group, blocks) : 0);
         maxima_ = layout.take<float>(checked_product("q", maxima_per_block, blocks));
-        log_sum_exp_ = layout.take<float>(checked_product("q", group, chunks_));
+        log_sum_exp_ =
+            layout.take<float>(checked_product("q", group, std::min(chunks_, most_rank_parts)));
         partial_ = layout.take<float>(steps::partial_floats<Arch>(group, value_dim));
         sums_ = layout.take<double>(value_dim);
         mean_ = layout.take<float>(value_dim);

@@ -9,8 +9,9 @@
 //   finish(g, scratch)            after all chunks
 //   heads_take_turns()            may be missing: whether a chunk of every head comes before
 //                                 the next chunk of any
-//   ranks(), rank(g, scratch, c)  may be missing: whether each chunk is looked at once more when
-//                                 all are done, by the thread that had it where it can be
+//   rank_parts(), rank(g, scratch, part)  may be missing: in how many parts, 0 for not, each head
+//                                 is looked at once more when all chunks are done; about the
+//                                 chunks in the same place, which a thread then has at hand
 //   all_chunks(g, scratch)        may be missing: all chunks of a head that is not shared, in
 //                                 longer runs, and their rank, with the same bits
 // What a chunk leaves in the scratch depends on g and c only, and finish merges in
@@ -33,17 +34,17 @@ SPARQ_PER_ISA bool heads_take_turns(const Tasks& tasks) noexcept {
 }
 
 template <class Tasks>
-SPARQ_PER_ISA bool ranks(const Tasks& tasks) noexcept {
-    if constexpr (requires { tasks.ranks(); })
-        return tasks.ranks();
+SPARQ_PER_ISA std::size_t rank_parts(const Tasks& tasks) noexcept {
+    if constexpr (requires { tasks.rank_parts(); })
+        return tasks.rank_parts();
     else
-        return false;
+        return 0;
 }
 
 template <class Tasks>
-SPARQ_PER_ISA void rank_chunk(const Tasks& tasks, std::size_t g, std::byte* scratch,
-                              std::size_t c) noexcept {
-    if constexpr (requires { tasks.ranks(); }) tasks.rank(g, scratch, c);
+SPARQ_PER_ISA void rank_part(const Tasks& tasks, std::size_t g, std::byte* scratch,
+                             std::size_t part) noexcept {
+    if constexpr (requires { tasks.rank_parts(); }) tasks.rank(g, scratch, part);
 }
 
 template <class Tasks>

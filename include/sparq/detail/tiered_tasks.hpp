@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// tiered_tasks: attention in tiers as tasks (run_tasks.hpp). prepare and chunk are the scan,
+// tiered_tasks: attention in tiers as tasks (task_phases.hpp). prepare and chunk are the scan,
 // finish the rest.
 #pragma once
 

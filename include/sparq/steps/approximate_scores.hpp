@@ -30,7 +30,7 @@ SPARQ_NAMESPACE_BEGIN
 
 namespace steps {
 
-/// Tokens that are scanned as one task and one run.
+/// Tokens that are scanned as one run.
 template <class Label>
 inline constexpr std::size_t scan_tokens = scan_block_tokens;
 template <coded_label Label>

@@ -10,7 +10,7 @@
 // Numerics: float. Blocks of rows, each with the maximum so far,
 // rescaled into running sums (online softmax), then one division.
 // With eps = 2^-24: |error| <= about (d_h / lanes + 8) eps * max |scale q . k terms|
-// relative in the weights, plus (16 + blocks) eps * sum s |V|.
+// relative in the weights, plus (32 + blocks) eps * sum s |V|, with blocks of 4 to 32 rows.
 #pragma once
 
 #include <algorithm>

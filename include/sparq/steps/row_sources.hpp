@@ -173,9 +173,9 @@ class streamed_rows {
     std::array<stream, 4> streams_;
 };
 
-/// Fills blocks with the rows of all heads for tokens [begin, end), in the order in which an
-/// engine's cache holds them, [S, H_kv, d_h]: not to attend but to ask for. Two halves of the
-/// range take turns.
+/// Fills blocks with rows [begin, end) of a history whose row i is that of token i / H_kv and head
+/// i % H_kv, the order in which an engine's cache holds them: not to attend but to ask for. Two
+/// halves of the range take turns.
 template <class T, class Label>
 class rows_by_token {
    public:
@@ -191,7 +191,7 @@ class rows_by_token {
     SPARQ_PER_ISA void fill(row_block<T>& rows) noexcept {
         rows.count = 0;
         while (rows.count < block_ && halves_[1].left != 0) {
-            halves_[0].take(rows);  // as long as the other, or a token shorter
+            halves_[0].take(rows);  // as long as the other, or a row shorter
             halves_[1].take(rows);
         }
     }
@@ -204,10 +204,10 @@ class rows_by_token {
         half_range() = default;
         SPARQ_PER_ISA half_range(const kv_view<T, Label>& view, std::size_t from,
                                  std::size_t to) noexcept
-            : heads(view.heads_kv()), left((to - from) * heads) {
+            : heads(view.heads_kv()), head(from % heads), left(to - from) {
             if (left == 0) return;
             token_cursor<T, Label> cursor(view, 0);
-            cursor.seek(from);
+            cursor.seek(from / heads);
             part = &cursor.segment();
             token = cursor.offset();
         }
