@@ -63,7 +63,7 @@ FAULTS = [
     ("underflow_ranks_as_zero", "steps/scanned_tokens.hpp",
      "return !ranked || reached >= least_reliable_weight;", "return true;"),
     ("second_scan_left_out", "detail/sparq_tasks.hpp",
-     "for (std::size_t c = 0; c < chunks_; ++c) scan(g, scratch, c, false);", ""),
+     "if (weights_wanted_) scan_all(g, scratch, false);", ""),
     ("newest_twice", "steps/select_tokens.hpp",
      "chosen[free + i] = static_cast<std::uint32_t>(older + i);",
      "chosen[free + i] = static_cast<std::uint32_t>(older);"),
