@@ -186,7 +186,7 @@ class sparq_tasks {
         factors_ = layout.take<float>(weights_wanted_ ? checked_product("q", group, blocks) : 0);
         maxima_ = layout.take<float>(checked_product("q", maxima_per_block, blocks));
         log_sum_exp_ =
-            layout.take<float>(checked_product("q", group, std::min(chunks_, most_rank_parts)));
+            layout.take<float>(checked_product("q", group, std::max<std::size_t>(rank_parts(), 1)));
         partial_ = layout.take<float>(steps::partial_floats<Arch>(group, value_dim));
         sums_ = layout.take<double>(value_dim);
         mean_ = layout.take<float>(value_dim);
