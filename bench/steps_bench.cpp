@@ -20,6 +20,7 @@
 #include "baselines_bench.hpp"
 #include "code_rows_bench.hpp"
 #include "decode_case.hpp"
+#include "engine_rows_bench.hpp"
 #include "machine.hpp"
 #include "memory.hpp"
 #include "statistics.hpp"
@@ -215,6 +216,7 @@ int main(int argc, char** argv) {
     register_rows<sparq::bfloat16>();
     register_rows<float>();
     register_append_rows(chosen.rounds);
+    register_engine_rows(chosen.rounds);
     register_code_row_rows(chosen.rounds);
     register_baseline_rows(chosen.rounds, chosen.cache_bytes);
     register_tier_rows(chosen.rounds, chosen.cache_bytes);

@@ -23,36 +23,30 @@ SPARQ_PER_ISA bool heads_share_rows(const kv_view<T, Label>& view) noexcept {
 
 /// Whether a chunk's rows are asked for during the chunk before it, in the order in which they
 /// lie in memory, instead of a block ahead: pieces of a few lines out of longer rows come too
-/// slowly otherwise. Time of the one by that of the other, half, 8000 tokens:
-/// Zen 4, AVX-512, 32 heads of 128, G = 1 0.59; 8 of 128, G = 1, 4, 8 0.53, 0.75, 0.93; 4 of 256,
-/// G = 2, 4 0.73, 0.89; 8 of 96, G = 4 0.79; 8 of 64, G = 4 0.65; 3 of 64, G = 3 0.93; 2 of 128,
-/// G = 1, 8 0.91, 1.00; 2 of 64, G = 7 1.00.
-/// Zen 3, AVX2: 3 heads of 64, G = 3 0.80; 8 of 64, G = 3 0.68; 16 of 64, G = 2 0.84; not with
-/// four lines a piece (8 of 128, G = 1, 2, 3: 1.00, 1.14, 1.08, in chunks as large as L2) nor
-/// where computing takes longer than reading (2 of 64, G = 7 1.16).
+/// slowly otherwise. It does not pay where computing takes longer than reading. What it was worth
+/// on Zen 4 with AVX-512: bench/README.md. Zen 3, AVX2, half, 8000 tokens, time of the one by that
+/// of the other: 3 heads of 64, G = 3 0.80; 8 of 64, G = 3 0.68; 16 of 64, G = 2 0.84; 2 of 64,
+/// G = 7 1.16; 8 of 128, G = 1, 2, 3 1.00, 1.14, 1.08 (in chunks as large as its L2).
 template <class Arch, class T, class Label>
 SPARQ_PER_ISA bool asks_by_token(const kv_view<T, Label>& view, std::size_t group) noexcept {
-    constexpr std::size_t short_row = 2 * cache_line_bytes / sizeof(T), few_heads = 3;
-    if (!heads_share_rows(view)) return false;
-    return simd::lanes<Arch> >= 16 ||
-           (group <= few_heads && view.head_dim() <= short_row && view.value_dim() <= short_row);
+    constexpr bool wide = simd::lanes<Arch> >= 16;
+    constexpr std::size_t short_row = 2 * cache_line_bytes / sizeof(T), few_heads = wide ? 4 : 3;
+    return heads_share_rows(view) && group <= few_heads &&
+           (wide || (view.head_dim() <= short_row && view.value_dim() <= short_row));
 }
 
-/// Tokens of a chunk. Two chunks fit into L2 where one is attended and the next on its way:
-/// 256 KB each with AVX-512, whose processors have 1 MB and more, and at least 32 tokens.
-/// (Zen 4, 8 heads of 128, G = 1, 4, 32 heads, G = 1: 64, 128, 256, 512 KB 0.64, 0.56, 0.53, 0.57;
-/// 0.91, 0.77, 0.75, 0.75; -, -, 0.87 with 16 tokens, 0.59 with 32. Without asks_by_token, Zen 3,
-/// 3 heads of 64, G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64, 32 tokens 29.2, 30.3, 30.2,
-/// 31.6, 37.2 ms; all tokens of a head after the other 30.9, and 73 against 41 to 50 while other
-/// programs use the L3.)
+/// Tokens of a chunk. Two chunks fit into L2 where one is attended and the next on its way.
+/// (Without: Zen 3, half, 3 heads of 64, G = 3, 30 layers of 8000 tokens: 1024, 256, 128, 64,
+/// 32 tokens 29.2, 30.3, 30.2, 31.6, 37.2 ms; all tokens of a head after the other 30.9, and 73
+/// against 41 to 50 while other programs use the L3.)
 template <class Arch, class T, class Label>
 SPARQ_PER_ISA std::size_t dense_chunk_tokens(const kv_view<T, Label>& view,
                                              std::size_t group) noexcept {
-    constexpr bool wide = simd::lanes<Arch> >= 16;
-    constexpr std::size_t chunk_bytes = std::size_t{1} << 18, most = 1024, least = wide ? 32 : 128;
+    constexpr std::size_t chunk_bytes = std::size_t{1} << 18, most = 1024;
     if (!heads_share_rows(view)) return chunk_tokens;
-    const std::size_t bytes =
-        !wide && asks_by_token<Arch>(view, group) ? chunk_bytes / 2 : chunk_bytes;
+    const bool by_token = asks_by_token<Arch>(view, group);
+    const std::size_t bytes = by_token ? chunk_bytes / 2 : chunk_bytes;
+    const std::size_t least = by_token && simd::lanes<Arch> >= 16 ? 32 : 128;
     const std::size_t token_bytes =
         view.heads_kv() * (bytes_of_row<T>(view.head_dim()) + bytes_of_row<T>(view.value_dim()));
     return std::clamp(std::bit_floor(bytes / token_bytes), least, most);
