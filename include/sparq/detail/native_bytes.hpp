@@ -6,6 +6,7 @@
 // All of it is always inlined, as in native.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -155,6 +156,37 @@ struct byte_ops<64> {
         return _mm512_maskz_shuffle_epi8(all_bytes, table, index);
     }
 };
+
+/// Tables of `terms` terms, an even number, two at a time:
+///   out[i][code] = (a[i] * first[code] + b[i] * second[code] + c[i] + 128) >> 8
+/// in words, a, b (without it if null) and c the lower words of floats that come in sixteens.
+SPARQ_ALWAYS_INLINE void store_tables(const float* a, const float* b, const float* c,
+                                      std::size_t terms, const std::uint16_t (&first)[16],
+                                      const std::uint16_t (&second)[16], std::uint8_t* out,
+                                      __m512i) noexcept {
+    using ops = byte_ops<64>;
+    const auto twice = [](const std::uint16_t* words) {
+        return _mm512_maskz_broadcast_i64x4(0xff, byte_ops<32>::load(words));
+    };
+    const __m512i of_a = twice(first), of_b = twice(second), half = _mm512_set1_epi32(128);
+    const __m512i front = _mm512_maskz_set1_epi16(0xffff0000u, 2);
+    for (std::size_t i = 0; i < terms; i += 16) {
+        const __m512i all_a = ops::load(a + i), all_b = b == nullptr ? all_a : ops::load(b + i);
+        const __m512i all_c = _mm512_add_epi32(ops::load(c + i), half);
+        for (std::size_t j = 0; j < std::min<std::size_t>(16, terms - i); j += 2) {
+            const __m512i words = _mm512_add_epi16(front, _mm512_set1_epi16(short(2 * j)));
+            const auto of_two = [&words](__m512i x) {
+                return _mm512_maskz_permutexvar_epi16(ops::all_words, words, x);
+            };
+            __m512i entry =
+                _mm512_add_epi16(_mm512_mullo_epi16(of_two(all_a), of_a), of_two(all_c));
+            if (b != nullptr)
+                entry = _mm512_add_epi16(entry, _mm512_mullo_epi16(of_two(all_b), of_b));
+            const __m256i bytes = _mm512_maskz_cvtepi16_epi8(ops::all_words, ops::right<8>(entry));
+            byte_ops<32>::store(out + (i + j) * 16, bytes);
+        }
+    }
+}
 #endif  // __AVX512BW__
 
 #elif defined(SPARQ_HAS_NEON)
@@ -233,6 +265,8 @@ nowhere splat_words(int);
 #endif
 
 #undef SPARQ_OP
+
+void store_tables(nowhere);  // elsewhere one table at a time
 
 /// The widest registers with byte shuffles; 0 where there are none.
 inline constexpr std::size_t look_up_bytes =

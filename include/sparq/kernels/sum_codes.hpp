@@ -60,11 +60,22 @@ template <class Arch, unsigned Bits>
 void fill_tables(const code_weights<Bits>& weights, std::size_t terms,
                  std::uint8_t* tables) noexcept {
     namespace native = sparq::detail::native;
-    constexpr std::uint16_t two_bits[8] = {0, 1, 2, 3, 0, 1, 2, 3};
-    constexpr std::uint16_t upper_two_bits[8] = {0, 0, 0, 0, 1, 1, 1, 1};
-    constexpr std::uint16_t four_bits[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-    const auto a_index = native::load_words(Bits == 2 ? two_bits : four_bits);
-    const auto b_index = native::load_words(upper_two_bits);
+    using reg = typename native::byte_ops<code_register_bytes<Arch>>::reg;
+    static constexpr std::uint16_t two_bits[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+    static constexpr std::uint16_t upper_bits[16] = {0, 0, 0, 0, 1, 1, 1, 1,
+                                                     2, 2, 2, 2, 3, 3, 3, 3};
+    static constexpr std::uint16_t four_bits[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                    8, 9, 10, 11, 12, 13, 14, 15};
+    constexpr const auto& codes = Bits == 2 ? two_bits : four_bits;
+    const float* of_b = Bits == 2 ? weights.b : nullptr;
+    if constexpr (requires(reg r) {
+                      native::store_tables(of_b, of_b, of_b, terms, codes, upper_bits, tables, r);
+                  }) {
+        native::store_tables(weights.a, of_b, weights.c, terms, codes, upper_bits, tables, reg{});
+        return;
+    }
+    const auto a_index = native::load_words(codes);
+    const auto b_index = native::load_words(upper_bits);
     for (std::size_t i = 0; i < terms; ++i) {
         const std::int16_t a = lower_word<Arch>(weights.a[i]);
         const std::int16_t b = Bits == 2 ? lower_word<Arch>(weights.b[i]) : std::int16_t(0);
