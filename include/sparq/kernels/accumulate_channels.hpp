@@ -91,10 +91,9 @@ SPARQ_ALWAYS_INLINE void add_channels(const float* weights, std::size_t weights_
 template <class Arch, std::size_t Heads, std::size_t Channels, class Label>
 void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
                              const Label* const* channels, std::size_t n, bool first, float* logits,
-                             std::size_t logits_stride, const Label* const* upcoming) noexcept {
+                             std::size_t logits_stride, const Label* const* wanted) noexcept {
     using vec = simd::f32<Arch>;
     constexpr std::size_t line = cache_line_bytes / sizeof(Label), lanes = simd::lanes<Arch>;
-    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
     constexpr std::size_t wide = vectors_at_once<Arch, Heads, Label>;
     constexpr std::size_t tokens = wide * lanes, turn = tokens < line ? line : tokens;
     const auto nothing = [](std::size_t) {};
@@ -106,16 +105,10 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
     };
     const std::integral_constant<std::size_t, wide> tile;
     std::size_t t = 0;
-    // Until `end`, asking for what lies `ahead` of token t, where `wanted` is token `origin`.
-    const auto turns_until = [&](std::size_t end, const Label* const* wanted, std::size_t origin) {
-        for (; t + turn <= end; t += turn) {
-            const std::size_t next = t + ahead > origin ? t + ahead - origin : 0;
-            add(tile, t, channel_prefetch<Label, turn>{wanted, next});
-            for (std::size_t v = tokens; v < turn; v += tokens) add(tile, t + v, nothing);
-        }
-    };
-    if (n > ahead) turns_until(n - ahead, channels, 0);
-    if (upcoming != nullptr) turns_until(n, upcoming, n);
+    for (; wanted != nullptr && t + turn <= n; t += turn) {
+        add(tile, t, channel_prefetch<Label, turn>{wanted, t});
+        for (std::size_t v = tokens; v < turn; v += tokens) add(tile, t + v, nothing);
+    }
     for (; t + tokens <= n; t += tokens) add(tile, t, nothing);
     const std::integral_constant<std::size_t, 1> one;
     for (; t + lanes <= n; t += lanes) add(one, t, nothing);
@@ -132,13 +125,13 @@ void accumulate_channel_tile(const float* weights, std::size_t weights_stride,
 /// @param channels  [count] pointers to n tokens of one channel, count <= most_channels_at_once
 /// @param first     the logits hold nothing yet
 /// @param logits    [group, n], logits_stride >= n; overlaps nothing
-/// @param upcoming  [count] pointers to what is wanted of each channel's stream next, or
-///                  null; asked for while the last channel_prefetch_bytes are computed
+/// @param wanted    [count] pointers to n tokens that are asked for, line by line while those of
+///                  the channels are computed; or null
 template <class Arch, class Label>
 void accumulate_channels(const float* weights, std::size_t group, std::size_t weights_stride,
                          const Label* const* channels, std::size_t count, std::size_t n, bool first,
                          float* logits, std::size_t logits_stride,
-                         const Label* const* upcoming = nullptr) noexcept {
+                         const Label* const* wanted = nullptr) noexcept {
     detail::for_head_tiles(group, [&](auto heads, std::size_t head) {
         const float* w = weights + head * weights_stride;
         float* out = logits + head * logits_stride;
@@ -147,7 +140,7 @@ void accumulate_channels(const float* weights, std::size_t group, std::size_t we
             for (; i + channel_count() <= count; i += channel_count())
                 detail::accumulate_channel_tile<Arch, heads(), channel_count()>(
                     w + i, weights_stride, channels + i, n, first && i == 0, out, logits_stride,
-                    head == 0 && upcoming != nullptr ? upcoming + i : nullptr);
+                    head == 0 && wanted != nullptr ? wanted + i : nullptr);
         };
         take(std::integral_constant<std::size_t, 16>{});
         take(std::integral_constant<std::size_t, 8>{});

@@ -94,40 +94,53 @@ class block_states {
 /// for the next channels, and at the end for the first ones of what is scanned after
 /// these. The last channels go block by block, and the states are taken while memory
 /// brings the next block.
+/// @param behind  what follows if no labels do, asked for before these last channels
 template <class Arch, class T, class Label>
 void scan_channels(const label_place<T, Label>& here, std::size_t token, std::size_t n,
                    const scan_weights& weights, const label_place<T, Label>& after,
-                   const scan_result& result, block_states<Arch>& states) noexcept {
+                   const scan_result& result, block_states<Arch>& states,
+                   const unlabelled_rows<T, Label>& behind) noexcept {
+    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
+    constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
-    const Label* channels[most_channels_at_once];
-    const Label* upcoming[most_channels_at_once];
-    const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from,
-                                std::size_t tokens) {
-        kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, channels,
-                                           count, tokens, i == 0, result.scores + token + from,
-                                           result.stride, upcoming);
+    const Label *channels[most_channels_at_once], *next[most_channels_at_once];
+    // Tokens [from, end) of the present channels. What lies ahead of them is asked for, behind the
+    // n-th token of what is read next, if that is known.
+    const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from, std::size_t end,
+                                bool next_is_known) {
+        const Label *present[most_channels_at_once], *wanted[most_channels_at_once];
+        const bool is_within = from + ahead < n;
+        for (std::size_t c = 0; c < count; ++c) {
+            present[c] = channels[c] + from;
+            if (is_within || next_is_known)
+                wanted[c] = is_within ? present[c] + ahead : next[c] + (from + ahead - n);
+        }
+        kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, present,
+                                           count, end - from, i == 0, result.scores + token + from,
+                                           result.stride,
+                                           is_within || next_is_known ? wanted : nullptr);
     };
     std::size_t i = 0;
     for (; i + at_once < weights.r; i += at_once) {
+        const std::size_t rest = std::min(at_once, weights.r - i - at_once);
         here.point(weights, i, at_once, channels);
-        std::copy_n(channels, at_once, upcoming);  // asks for nothing new, unless
-        const std::size_t next = i + at_once;
-        here.point(weights, next, std::min(at_once, weights.r - next), upcoming);
-        accumulate(i, at_once, 0, n);
+        here.point(weights, i + at_once, rest, next);
+        std::copy_n(channels, at_once - rest, next + rest);  // asks for nothing new
+        const std::size_t turn = n > ahead ? (n - ahead + line - 1) / line * line : 0;
+        accumulate(i, at_once, 0, turn, true);
+        accumulate(i, at_once, turn, n, true);
     }
     const std::size_t count = weights.r - i;
     here.point(weights, i, count, channels);
+    if (after.part == nullptr)
+        behind.ask();
+    else
+        after.point(weights, 0, count, next);
     for (std::size_t from = 0; from < n;) {
-        const std::size_t tokens = std::min(states.next_end() - token - from, n - from);
-        for (std::size_t c = 0; c < count; ++c) upcoming[c] = channels[c] + tokens;
-        if (from + tokens == n) {
-            std::copy_n(channels, count, upcoming);
-            if (after.part != nullptr) after.point(weights, 0, std::min(count, at_once), upcoming);
-        }
-        accumulate(i, count, from, tokens);
-        for (std::size_t c = 0; c < count; ++c) channels[c] += tokens;
-        from += tokens;
-        states.scanned_to(token + from);
+        const std::size_t end = std::min(states.next_end() - token, n);
+        accumulate(i, count, from, end, after.part != nullptr);
+        states.scanned_to(token + end);
+        from = end;
     }
 }
 
@@ -201,13 +214,14 @@ void scan_chunk(const kv_view<T, Label>& view, std::size_t g, const scan_weights
         std::size_t n = std::min({cursor.left(), end - t, scan_tokens<Label>});
         if (offset < part.labelled) {
             n = std::min(n, part.labelled - offset);
-            const label_place<T, Label> after = place_of(view, cursor, t + n);
-            if constexpr (coded_label<Label>)
-                scan_coded_place<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
-                                       view.head_dim(), result, states);
-            else
-                scan_channels<Arch>(label_place<T, Label>{&part, offset}, t, n, weights, after,
-                                    result, states);
+            const label_place<T, Label> here{&part, offset}, after = place_of(view, cursor, t + n);
+            const unlabelled_rows<T, Label> behind{view, g, t + n, end};
+            if constexpr (coded_label<Label>) {
+                if (after.part == nullptr) behind.ask();
+                scan_coded_place<Arch>(here, t, n, weights, after, view.head_dim(), result, states);
+            } else {
+                scan_channels<Arch>(here, t, n, weights, after, result, states, behind);
+            }
         } else {
             if constexpr (coded_label<Label>)
                 scan_uncoded<Arch>(part, offset, n, view.head_dim(), query_of(weights),

@@ -2,10 +2,12 @@
 // Where the scan finds the labels of a token, and what it multiplies them with.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "../config.hpp"
+#include "../kernels/dot_rows.hpp"
 #include "../kernels/scan_codes.hpp"
 #include "../kv_view.hpp"
 #include "token_cursor.hpp"
@@ -49,6 +51,23 @@ SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
     if (cursor.offset() >= cursor.segment().labelled) return {};
     return {&cursor.segment(), cursor.offset()};
 }
+
+/// K of tokens [begin, end) that have no labels: rows that no stream of the scan brings. (Inlined:
+/// as in accumulate_channels.hpp.)
+template <class T, class Label>
+struct unlabelled_rows {
+    const kv_view<T, Label>& view;
+    std::size_t g, begin, end;
+
+    SPARQ_ALWAYS_INLINE void ask() const noexcept {
+        token_cursor<T, Label> cursor(view, g);
+        for (std::size_t t = begin; t < std::min(end, begin + most_unlabelled_tokens); ++t) {
+            cursor.seek(t);
+            const T* row = cursor.key_row();
+            kernels::upcoming_rows<T>{&row, 1, view.head_dim()}.prefetch(0, 1);
+        }
+    }
+};
 
 }  // namespace steps
 SPARQ_NAMESPACE_END
