@@ -92,7 +92,8 @@ inline constexpr std::size_t checkpoint_tokens = 256;
 /// Tokens whose approximate scores are computed at a time, how many channels are read
 /// side by side meanwhile, and how far ahead of itself the scan asks for a channel: further than a
 /// score block, whose state is taken while memory works. (Zen 4, half, S = 4096, 16384, 65536,
-/// time by that with 512 bytes: 768 0.94, 0.93, 0.95; 1024 0.95, 0.95, 0.94; 1536 0.96, 0.94, 0.93.)
+/// time by that with 512 bytes: 768 0.94, 0.93, 0.95; 1024 0.95, 0.95, 0.94; 1536 0.96, 0.94, 0.93;
+/// with AVX2, 8 channels, 768 0.94, 0.96, 0.97; 1024 0.90, 0.91, 0.88; 1536 0.90, 0.92, 0.96.)
 /// Share of the streaming rate with 4, 8, 16, 32 channels, cold: Zen 3, AVX2, runs of
 /// 16 KB, with prefetch 0.87, 0.95, 0.89, 0.49; Zen 4, AVX-512, runs of 8 KB, without 0.53,
 /// 0.67, 0.76, 0.44, with it 0.84 for 16, 0.95 and more with runs of 16 KB. Prefetch into
@@ -100,7 +101,9 @@ inline constexpr std::size_t checkpoint_tokens = 256;
 /// (kernels::channels_at_once).
 inline constexpr std::size_t scan_block_tokens = 8192;
 inline constexpr std::size_t most_channels_at_once = 16;
-inline constexpr std::size_t channel_prefetch_bytes = 768;
+SPARQ_PER_ISA constexpr std::size_t channel_prefetch_bytes(std::size_t channels_at_once) noexcept {
+    return channels_at_once > 8 ? 768 : 1024;
+}
 
 /// How far ahead of itself a scan of codes asks for a channel (512 and 256 bytes are alike,
 /// 1024 worse with 16 channels), and bytes of codes that it reads as one run, if there are so

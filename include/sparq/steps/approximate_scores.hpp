@@ -100,9 +100,9 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
                    const scan_weights& weights, const label_place<T, Label>& after,
                    const scan_result& result, block_states<Arch>& states,
                    const unlabelled_rows<T, Label>& behind) noexcept {
-    constexpr std::size_t ahead = channel_prefetch_bytes / sizeof(Label);
     constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
+    const std::size_t ahead = channel_prefetch_bytes(at_once) / sizeof(Label);
     const Label *channels[most_channels_at_once], *next[most_channels_at_once];
     // Tokens [from, end) of the present channels. What lies ahead of them is asked for, behind the
     // n-th token of what is read next, if that is known.
