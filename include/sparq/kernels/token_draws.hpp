@@ -9,8 +9,8 @@
 // Traffic: 4 bytes a token and array, in L1 or L2.
 #pragma once
 
+#include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -83,16 +83,19 @@ collected_tokens collect_reached(const float* weights, const float* reach, std::
                                  float threshold, std::uint32_t* certain, std::uint32_t* drawn,
                                  Candidate&& candidate) noexcept {
     collected_tokens count{0, 0};
-    detail::for_masks_at_least<Arch>(reach, n, threshold, [&](std::size_t i, unsigned mask) {
-        for (; mask != 0; mask &= mask - 1) {
-            const std::size_t token = i + static_cast<std::size_t>(std::countr_zero(mask));
-            certain[count.certain] = drawn[count.drawn] = static_cast<std::uint32_t>(token);
-            const bool is_certain = weights[token] >= threshold;
+    std::uint32_t tokens[detail::listed_at_once];
+    for (std::size_t t = 0; t < n; t += detail::listed_at_once) {
+        const std::size_t found =
+            detail::list_at_least<Arch>(reach + t, std::min(n - t, detail::listed_at_once),
+                                        threshold, std::uint32_t(t), tokens);
+        for (std::size_t j = 0; j < found; ++j) {
+            certain[count.certain] = drawn[count.drawn] = tokens[j];
+            const bool is_certain = weights[tokens[j]] >= threshold;
             count.certain += is_certain;
             count.drawn += !is_certain;
-            candidate(token);
+            candidate(tokens[j]);
         }
-    });
+    }
     return count;
 }
 
@@ -102,13 +105,12 @@ template <class Arch, class Candidate>
 std::size_t collect_certain(const float* greatest, std::size_t n, float threshold,
                             std::uint32_t* tokens, Candidate&& candidate) noexcept {
     std::size_t count = 0;
-    detail::for_masks_at_least<Arch>(greatest, n, threshold, [&](std::size_t i, unsigned mask) {
-        for (; mask != 0; mask &= mask - 1) {
-            const std::size_t token = i + static_cast<std::size_t>(std::countr_zero(mask));
-            tokens[count++] = static_cast<std::uint32_t>(token);
-            candidate(token);
-        }
-    });
+    for (std::size_t t = 0; t < n; t += detail::listed_at_once) {
+        std::size_t j = count;
+        count += detail::list_at_least<Arch>(greatest + t, std::min(n - t, detail::listed_at_once),
+                                             threshold, std::uint32_t(t), tokens + j);
+        for (; j < count; ++j) candidate(tokens[j]);
+    }
     return count;
 }
 

@@ -67,6 +67,42 @@ std::size_t count_at_least(const float* x, std::size_t n, float threshold) noexc
     return count;
 }
 
+/// Scores whose indices are found before the first of them is used.
+inline constexpr std::size_t listed_at_once = 512;
+
+/// Writes the indices of those of n <= listed_at_once scores that reach the threshold; returns
+/// how many. Which vectors have some is written down first: a branch for each of them would
+/// often be foretold wrongly, and most have one or two.
+/// @param indices  room for n
+template <class Arch>
+std::size_t list_at_least(const float* x, std::size_t n, float threshold, std::uint32_t first,
+                          std::uint32_t* indices) noexcept {
+    std::uint32_t begin[listed_at_once / simd::lanes<Arch> + 1];
+    unsigned masks[listed_at_once / simd::lanes<Arch> + 1];
+    std::size_t vectors = 0, count = 0;
+    for_masks_at_least<Arch>(x, n, threshold, [&](std::size_t i, unsigned mask) {
+        begin[vectors] = static_cast<std::uint32_t>(i);
+        masks[vectors] = mask;
+        vectors += mask != 0;
+    });
+    const auto lowest = [](unsigned mask) {
+        return static_cast<std::uint32_t>(std::countr_zero(mask));
+    };
+    for (std::size_t v = 0; v < vectors; ++v) {
+        const std::uint32_t from = first + begin[v];
+        unsigned mask = masks[v];
+        indices[count++] = from + lowest(mask);
+        mask &= mask - 1;
+        if (begin[v] + simd::lanes<Arch> <= n) {
+            indices[count] = from + lowest(mask);
+            count += mask != 0;
+            mask &= mask - (mask != 0);
+        }
+        for (; mask != 0; mask &= mask - 1) indices[count++] = from + lowest(mask);
+    }
+    return count;
+}
+
 /// Scores that a vector of maxima covers: so many for each of its lanes.
 inline constexpr std::size_t scores_per_maximum = score_block_tokens / maxima_per_block;
 
@@ -78,15 +114,17 @@ std::size_t collect_at_least(const float* x, std::size_t n, float bound, const f
                              std::size_t groups, float* scores, std::uint32_t* indices,
                              Candidate&& candidate) noexcept {
     std::size_t count = 0;
-    const auto collect = [&](std::size_t begin, std::size_t length) {
-        for_masks_at_least<Arch>(x + begin, length, bound, [&](std::size_t i, unsigned mask) {
-            for (; mask != 0; mask &= mask - 1) {
-                const std::size_t at = begin + i + static_cast<std::size_t>(std::countr_zero(mask));
-                scores[count] = x[at];
-                indices[count++] = static_cast<std::uint32_t>(at);
-                candidate(at);
+    const auto collect = [&](std::size_t begin, std::size_t end) {
+        for (; begin < end; begin += listed_at_once) {
+            const std::size_t length = std::min(end - begin, listed_at_once);
+            std::size_t j = count;
+            count +=
+                list_at_least<Arch>(x + begin, length, bound, std::uint32_t(begin), indices + j);
+            for (; j < count; ++j) {
+                scores[j] = x[indices[j]];
+                candidate(indices[j]);
             }
-        });
+        }
     };
     constexpr std::size_t lanes = simd::lanes<Arch>;
     constexpr unsigned all = (1u << lanes) - 1u;
@@ -94,8 +132,8 @@ std::size_t collect_at_least(const float* x, std::size_t n, float bound, const f
     const auto below = simd::splat<Arch>(std::nextafter(bound, -std::numeric_limits<float>::max()));
     for (std::size_t g = 0; g < groups; g += lanes)
         if (simd::mask_at_least<Arch>(below, simd::load<Arch>(maxima + g)) != all)
-            collect(g * scores_per_maximum, lanes * scores_per_maximum);
-    collect(groups * scores_per_maximum, n - groups * scores_per_maximum);
+            collect(g * scores_per_maximum, (g + lanes) * scores_per_maximum);
+    collect(groups * scores_per_maximum, n);
     return count;
 }
 
