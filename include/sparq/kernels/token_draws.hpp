@@ -9,7 +9,6 @@
 // Traffic: 4 bytes a token and array, in L1 or L2.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -83,19 +82,13 @@ collected_tokens collect_reached(const float* weights, const float* reach, std::
                                  float threshold, std::uint32_t* certain, std::uint32_t* drawn,
                                  Candidate&& candidate) noexcept {
     collected_tokens count{0, 0};
-    std::uint32_t tokens[detail::listed_at_once];
-    for (std::size_t t = 0; t < n; t += detail::listed_at_once) {
-        const std::size_t found =
-            detail::list_at_least<Arch>(reach + t, std::min(n - t, detail::listed_at_once),
-                                        threshold, std::uint32_t(t), tokens);
-        for (std::size_t j = 0; j < found; ++j) {
-            certain[count.certain] = drawn[count.drawn] = tokens[j];
-            const bool is_certain = weights[tokens[j]] >= threshold;
-            count.certain += is_certain;
-            count.drawn += !is_certain;
-            candidate(tokens[j]);
-        }
-    }
+    detail::for_each_at_least<Arch>(reach, 0, n, threshold, [&](std::size_t token) {
+        certain[count.certain] = drawn[count.drawn] = static_cast<std::uint32_t>(token);
+        const bool is_certain = weights[token] >= threshold;
+        count.certain += is_certain;
+        count.drawn += !is_certain;
+        candidate(token);
+    });
     return count;
 }
 
@@ -105,12 +98,10 @@ template <class Arch, class Candidate>
 std::size_t collect_certain(const float* greatest, std::size_t n, float threshold,
                             std::uint32_t* tokens, Candidate&& candidate) noexcept {
     std::size_t count = 0;
-    for (std::size_t t = 0; t < n; t += detail::listed_at_once) {
-        std::size_t j = count;
-        count += detail::list_at_least<Arch>(greatest + t, std::min(n - t, detail::listed_at_once),
-                                             threshold, std::uint32_t(t), tokens + j);
-        for (; j < count; ++j) candidate(tokens[j]);
-    }
+    detail::for_each_at_least<Arch>(greatest, 0, n, threshold, [&](std::size_t token) {
+        tokens[count++] = static_cast<std::uint32_t>(token);
+        candidate(token);
+    });
     return count;
 }
 

@@ -72,10 +72,10 @@ inline constexpr std::size_t listed_at_once = 512;
 
 /// Writes the indices of those of n <= listed_at_once scores that reach the threshold; returns
 /// how many. Which vectors have some is written down first: a branch for each of them would
-/// often be foretold wrongly, and most have one or two.
+/// often be foretold wrongly. Most have one or two, so a second is written and may not count.
 /// @param indices  room for n
 template <class Arch>
-std::size_t list_at_least(const float* x, std::size_t n, float threshold, std::uint32_t first,
+std::size_t list_at_least(const float* x, std::size_t n, float threshold,
                           std::uint32_t* indices) noexcept {
     std::uint32_t begin[listed_at_once / simd::lanes<Arch> + 1];
     unsigned masks[listed_at_once / simd::lanes<Arch> + 1];
@@ -89,18 +89,29 @@ std::size_t list_at_least(const float* x, std::size_t n, float threshold, std::u
         return static_cast<std::uint32_t>(std::countr_zero(mask));
     };
     for (std::size_t v = 0; v < vectors; ++v) {
-        const std::uint32_t from = first + begin[v];
         unsigned mask = masks[v];
-        indices[count++] = from + lowest(mask);
+        indices[count++] = begin[v] + lowest(mask);
         mask &= mask - 1;
         if (begin[v] + simd::lanes<Arch> <= n) {
-            indices[count] = from + lowest(mask);
+            indices[count] = begin[v] + lowest(mask);
             count += mask != 0;
             mask &= mask - (mask != 0);
         }
-        for (; mask != 0; mask &= mask - 1) indices[count++] = from + lowest(mask);
+        for (; mask != 0; mask &= mask - 1) indices[count++] = begin[v] + lowest(mask);
     }
     return count;
+}
+
+/// Calls body(i) for each i of [begin, end) whose score x[i] reaches the threshold, ascending.
+template <class Arch, class Body>
+SPARQ_ALWAYS_INLINE void for_each_at_least(const float* x, std::size_t begin, std::size_t end,
+                                           float threshold, const Body& body) noexcept {
+    std::uint32_t listed[listed_at_once];
+    for (; begin < end; begin += listed_at_once) {
+        const std::size_t n = std::min(end - begin, listed_at_once);
+        const std::size_t count = list_at_least<Arch>(x + begin, n, threshold, listed);
+        for (std::size_t j = 0; j < count; ++j) body(begin + listed[j]);
+    }
 }
 
 /// Scores that a vector of maxima covers: so many for each of its lanes.
@@ -115,16 +126,11 @@ std::size_t collect_at_least(const float* x, std::size_t n, float bound, const f
                              Candidate&& candidate) noexcept {
     std::size_t count = 0;
     const auto collect = [&](std::size_t begin, std::size_t end) {
-        for (; begin < end; begin += listed_at_once) {
-            const std::size_t length = std::min(end - begin, listed_at_once);
-            std::size_t j = count;
-            count +=
-                list_at_least<Arch>(x + begin, length, bound, std::uint32_t(begin), indices + j);
-            for (; j < count; ++j) {
-                scores[j] = x[indices[j]];
-                candidate(indices[j]);
-            }
-        }
+        for_each_at_least<Arch>(x, begin, end, bound, [&](std::size_t i) {
+            scores[count] = x[i];
+            indices[count++] = static_cast<std::uint32_t>(i);
+            candidate(i);
+        });
     };
     constexpr std::size_t lanes = simd::lanes<Arch>;
     constexpr unsigned all = (1u << lanes) - 1u;
@@ -203,6 +209,21 @@ SPARQ_PER_ISA constexpr bool top_k_is_early(std::size_t n, std::size_t k) noexce
     return n / score_block_tokens * maxima_per_block >= 8 * k;
 }
 
+namespace detail {
+
+/// The indices of all numbers among n scores and of the `missing` oldest NaN.
+SPARQ_PER_ISA inline void fill_up_with_nan(const float* scores, std::size_t n, std::size_t missing,
+                                           std::uint32_t* indices) noexcept {
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const bool is_number = scores[i] == scores[i];
+        if (is_number || missing != 0) indices[count++] = static_cast<std::uint32_t>(i);
+        if (!is_number && missing != 0) --missing;
+    }
+}
+
+}  // namespace detail
+
 /// Nothing to do for a candidate.
 struct ignore_candidate {
     void operator()(std::size_t) const noexcept {}
@@ -235,13 +256,8 @@ float top_k(const float* scores, std::size_t n, std::size_t k, const float* maxi
     };
     const std::size_t found =
         top_k_is_early(n, k) ? collect(candidate) : collect(ignore_candidate{});
-    if (found < k) {  // NaN among the scores: they fill up, the oldest first
-        std::size_t count = 0, missing = k - found;
-        for (std::size_t i = 0; i < n; ++i) {
-            const bool is_number = scores[i] == scores[i];
-            if (is_number || missing != 0) indices[count++] = static_cast<std::uint32_t>(i);
-            if (!is_number && missing != 0) --missing;
-        }
+    if (found < k) {
+        detail::fill_up_with_nan(scores, n, k - found, indices);
         return -std::numeric_limits<float>::infinity();
     }
     const top_k_threshold threshold = find_threshold<Arch>(candidates, found, k);
