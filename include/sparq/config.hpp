@@ -113,7 +113,7 @@ inline constexpr std::size_t code_run_bytes = 8192;
 
 /// Tokens that get a maximum and a sum of exponentials of their own while the scan goes
 /// on, and how many maxima of them selection gets. The scan's next lines come meanwhile: of
-/// two-byte tokens channel_prefetch_bytes are half as many again.
+/// two-byte tokens channel_prefetch_bytes are half as many again, or twice as many.
 inline constexpr std::size_t score_block_tokens = 256;
 inline constexpr std::size_t maxima_per_block = 16;
 

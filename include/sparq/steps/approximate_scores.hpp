@@ -102,43 +102,35 @@ void scan_channels(const label_place<T, Label>& here, std::size_t token, std::si
                    const unlabelled_rows<T, Label>& behind) noexcept {
     constexpr std::size_t line = cache_line_bytes / sizeof(Label);
     const std::size_t at_once = kernels::channels_at_once<Arch>(weights.heads);
-    const std::size_t ahead = channel_prefetch_bytes(at_once) / sizeof(Label);
-    const Label *channels[most_channels_at_once], *next[most_channels_at_once];
-    // Tokens [from, end) of the present channels. What lies ahead of them is asked for, behind the
-    // n-th token of what is read next, if that is known.
-    const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from, std::size_t end,
-                                bool next_is_known) {
+    channel_streams<Label> s(n, std::min(n, channel_prefetch_bytes(at_once) / sizeof(Label)));
+    const auto accumulate = [&](std::size_t i, std::size_t count, std::size_t from,
+                                std::size_t end) {
         const Label *present[most_channels_at_once], *wanted[most_channels_at_once];
-        const bool is_within = from + ahead < n;
-        for (std::size_t c = 0; c < count; ++c) {
-            present[c] = channels[c] + from;
-            if (is_within || next_is_known)
-                wanted[c] = is_within ? present[c] + ahead : next[c] + (from + ahead - n);
-        }
+        const bool asks = s.seek(from, count, present, wanted);
         kernels::accumulate_channels<Arch>(weights.data + i, weights.heads, weights.r, present,
                                            count, end - from, i == 0, result.scores + token + from,
-                                           result.stride,
-                                           is_within || next_is_known ? wanted : nullptr);
+                                           result.stride, asks ? wanted : nullptr);
     };
     std::size_t i = 0;
     for (; i + at_once < weights.r; i += at_once) {
         const std::size_t rest = std::min(at_once, weights.r - i - at_once);
-        here.point(weights, i, at_once, channels);
-        here.point(weights, i + at_once, rest, next);
-        std::copy_n(channels, at_once - rest, next + rest);  // asks for nothing new
-        const std::size_t turn = n > ahead ? (n - ahead + line - 1) / line * line : 0;
-        accumulate(i, at_once, 0, turn, true);
-        accumulate(i, at_once, turn, n, true);
+        here.point(weights, i, at_once, s.channels);
+        here.point(weights, i + at_once, rest, s.next);
+        std::copy_n(s.channels, at_once - rest, s.next + rest);  // asks for nothing new
+        const std::size_t turn = std::min(n, (n - s.ahead + line - 1) / line * line);
+        accumulate(i, at_once, 0, turn);
+        accumulate(i, at_once, turn, n);
     }
     const std::size_t count = weights.r - i;
-    here.point(weights, i, count, channels);
-    if (after.part == nullptr)
-        behind.ask();
+    here.point(weights, i, count, s.channels);
+    s.next_is_known = after.part != nullptr;
+    if (s.next_is_known)
+        after.point(weights, 0, count, s.next);
     else
-        after.point(weights, 0, count, next);
+        behind.ask();
     for (std::size_t from = 0; from < n;) {
         const std::size_t end = std::min(states.next_end() - token, n);
-        accumulate(i, count, from, end, after.part != nullptr);
+        accumulate(i, count, from, end);
         states.scanned_to(token + end);
         from = end;
     }

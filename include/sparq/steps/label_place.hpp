@@ -52,6 +52,30 @@ SPARQ_PER_ISA label_place<T, Label> place_of(const kv_view<T, Label>& view,
     return {&cursor.segment(), cursor.offset()};
 }
 
+/// Channels of a run of tokens that are read side by side, and those that are read next.
+template <class Label>
+struct channel_streams {
+    channel_streams(std::size_t of_run, std::size_t asked_ahead) noexcept
+        : tokens(of_run), ahead(asked_ahead) {}
+
+    std::size_t tokens, ahead;  ///< of the run; how far what is asked for lies ahead
+    bool next_is_known = true;
+    const Label *channels[most_channels_at_once], *next[most_channels_at_once];
+
+    /// Points at token `from` of `count` channels, and at what is to be asked for meanwhile: what
+    /// lies ahead, past the run's end at the front of what is read next. False: nothing is known.
+    bool seek(std::size_t from, std::size_t count, const Label** present,
+              const Label** wanted) const noexcept {
+        const bool is_within = from + ahead < tokens;
+        for (std::size_t c = 0; c < count; ++c) {
+            present[c] = channels[c] + from;
+            if (is_within || next_is_known)
+                wanted[c] = is_within ? present[c] + ahead : next[c] + (from + ahead - tokens);
+        }
+        return is_within || next_is_known;
+    }
+};
+
 /// K of tokens [begin, end) that have no labels: rows that no stream of the scan brings. (Inlined:
 /// as in accumulate_channels.hpp.)
 template <class T, class Label>
